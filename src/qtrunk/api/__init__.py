@@ -1,0 +1,1 @@
+"""One file per standard: thin translators between the wire and our own words."""

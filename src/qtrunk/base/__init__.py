@@ -1,0 +1,1 @@
+"""What everything stands on: errors, identifiers, secrets, ports, wire encoding."""

@@ -1,0 +1,1 @@
+"""Universal hashing, one-time pad and Wegman-Carter authentication."""

@@ -1,0 +1,1 @@
+"""The two-party protocol that turns detections into secret key."""

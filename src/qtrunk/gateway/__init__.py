@@ -1,0 +1,1 @@
+"""Spending keys on traffic: protected files."""

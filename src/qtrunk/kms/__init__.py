@@ -1,0 +1,1 @@
+"""Key life and the sealed key store of one node."""

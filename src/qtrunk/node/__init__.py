@@ -1,0 +1,1 @@
+"""The real world: one trusted node, its supervisor and its certificates."""

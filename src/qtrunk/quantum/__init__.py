@@ -1,0 +1,1 @@
+"""Light: source, fibre, Faraday-Michelson interferometer, detectors, and Eve."""

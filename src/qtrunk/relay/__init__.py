@@ -1,0 +1,1 @@
+"""Carrying an end-to-end key over trusted nodes, hop by hop."""

@@ -1,0 +1,1 @@
+"""The virtual world: the simulated fibre as a process."""
