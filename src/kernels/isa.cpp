@@ -1,0 +1,30 @@
+// One instruction set's table of kernels. CMake compiles this file once for each, with its flags and QTRUNK_ISA set.
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#if defined(__PCLMUL__)
+#include <immintrin.h>
+#endif
+
+#include "kernels.hpp"
+
+namespace qtrunk {
+namespace {
+#include "clicks.inc"
+#include "gf2.inc"
+#include "ldpc.inc"
+}  // namespace
+
+#define QTRUNK_JOIN_(a, b) a##b
+#define QTRUNK_JOIN(a, b) QTRUNK_JOIN_(a, b)
+#define QTRUNK_TEXT_(a) #a
+#define QTRUNK_TEXT(a) QTRUNK_TEXT_(a)
+
+const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
+    static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_candidates, thin_clicks, ldpc_syndrome,
+                               ldpc_decode,             multiply,          poly_hash};
+    return &table;
+}
+
+}  // namespace qtrunk

@@ -1,0 +1,350 @@
+// The Python face of the kernels: checks of shapes, the interpreter lock released, arrays in and out.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+
+namespace nb = nanobind;
+using namespace qtrunk;
+
+#if !defined(QTRUNK_X86)
+namespace qtrunk {
+const Kernels* avx2_kernels() { return nullptr; }
+const Kernels* avx512_kernels() { return nullptr; }
+}  // namespace qtrunk
+#endif
+
+namespace {
+
+template <class T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using MutableVector = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Array = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+template <class T>
+using Array2 = nb::ndarray<nb::numpy, T, nb::ndim<2>>;
+
+bool runs_here(const std::string& name) {
+    if (name == "portable") return true;
+#if defined(QTRUNK_X86)
+    __builtin_cpu_init();
+    const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("pclmul");
+    if (name == "avx2") return avx2_kernels() && v3;
+    if (name == "avx512")
+        return avx512_kernels() && v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#endif
+    return false;
+}
+
+const Kernels* table(const std::string& name) {
+    if (!runs_here(name)) throw std::invalid_argument("path '" + name + "' does not run on this processor");
+    return name == "avx512" ? avx512_kernels() : name == "avx2" ? avx2_kernels() : portable_kernels();
+}
+
+const Kernels* best() { return table(runs_here("avx512") ? "avx512" : runs_here("avx2") ? "avx2" : "portable"); }
+
+const Kernels* in_force = nullptr;
+
+const Kernels& kernels() { return *in_force; }
+
+template <class T>
+Array<T> give(std::unique_ptr<T[]> data, size_t count) {
+    T* raw = data.release();
+    nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return Array<T>(raw, {count}, owner);
+}
+
+void require(bool condition, const char* what) {
+    if (!condition) throw std::invalid_argument(what);
+}
+
+Array<uint64_t> sample_candidates(MutableVector<uint64_t> rng, uint64_t start, uint64_t count, double probability) {
+    require(rng.shape(0) == 4, "rng: shape (4,) is needed");
+    require(probability >= 0.0 && probability < 1.0, "probability: at least 0 and below 1");
+    require(count < (1ull << 62) && start < (1ull << 62), "start, count: below 2**62");
+    std::vector<uint64_t> found;
+    if (probability > 0.0) {
+        nb::gil_scoped_release released;
+        const double mean = probability * static_cast<double>(count);
+        uint64_t at = 0;
+        while (at < count) {
+            const double left = mean * (static_cast<double>(count - at) / static_cast<double>(count));
+            const size_t room = std::min<size_t>(count - at, static_cast<size_t>(left * 1.02) + 64);
+            const size_t before = found.size();
+            found.resize(before + room);
+            uint64_t reached = 0;
+            const size_t here = kernels().sample_candidates(rng.data(), start + at, count - at, probability,
+                                                            found.data() + before, room, &reached);
+            found.resize(before + here);
+            at += reached;
+        }
+    }
+    std::unique_ptr<uint64_t[]> out(new uint64_t[found.size() + 1]);
+    std::copy(found.begin(), found.end(), out.get());
+    return give(std::move(out), found.size());
+}
+
+nb::tuple thin_clicks(MutableVector<uint64_t> rng, Vector<uint64_t> positions, Vector<uint64_t> alice,
+                      Vector<uint64_t> bob, Vector<uint32_t> thresholds, uint32_t alice_basis_threshold,
+                      uint32_t bob_basis_threshold, uint64_t intercept_threshold, Vector<double> accept,
+                      Vector<double> outcome, int64_t dead_pulses, int64_t last_click) {
+    const size_t count = positions.shape(0), levels = accept.shape(0);
+    require(rng.shape(0) == 4, "rng: shape (4,) is needed");
+    require(alice.shape(0) == count, "alice_words: one word for each position");
+    require(bob.shape(0) == count, "bob_words: one word for each position");
+    require(levels >= 1 && levels <= 16, "accept: 1 to 16 intensities");
+    require(thresholds.shape(0) + 1 == levels, "intensity_thresholds: one less than intensities");
+    require(outcome.shape(0) == 4 * levels, "outcome: shape (intensities, 2, 2)");
+    require(dead_pulses >= 0, "dead_pulses: not negative");
+    const ThinParameters p{thresholds.data(),   static_cast<int>(levels), alice_basis_threshold, bob_basis_threshold,
+                           intercept_threshold, accept.data(),            outcome.data(),        dead_pulses};
+    std::unique_ptr<uint64_t[]> out_positions(new uint64_t[count + 1]);
+    std::unique_ptr<uint8_t[]> out_basis(new uint8_t[count + 1]), out_bit(new uint8_t[count + 1]);
+    ThinResult result{};
+    {
+        nb::gil_scoped_release released;
+        result = kernels().thin_clicks(rng.data(), positions.data(), alice.data(), bob.data(), count, p, last_click,
+                                       out_positions.get(), out_basis.get(), out_bit.get());
+    }
+    return nb::make_tuple(give(std::move(out_positions), result.clicks), give(std::move(out_basis), result.clicks),
+                          give(std::move(out_bit), result.clicks), result.last_click, result.double_clicks);
+}
+
+QcCode code_of(int columns, int rows, int lift, const Vector<int32_t>& row_start, const Vector<int32_t>& column,
+               const Vector<int32_t>& shift) {
+    require(columns > 0 && rows > 0 && lift > 0 && lift % 64 == 0, "code: lift must be a positive multiple of 64");
+    require(row_start.shape(0) == static_cast<size_t>(rows) + 1 && row_start(0) == 0, "row_start: shape (rows + 1,)");
+    const size_t edges = column.shape(0);
+    require(shift.shape(0) == edges && static_cast<size_t>(row_start(rows)) == edges, "column, shift: one per edge");
+    for (int r = 0; r < rows; ++r) {
+        const int degree = row_start(r + 1) - row_start(r);
+        require(degree >= 2 && degree <= 128, "row_start: rows have 2 to 128 edges");
+    }
+    for (size_t e = 0; e < edges; ++e)
+        require(column(e) >= 0 && column(e) < columns && shift(e) >= 0 && shift(e) < lift,
+                "column, shift: out of range");
+    return {columns, rows, lift, row_start.data(), column.data(), shift.data()};
+}
+
+Array2<uint8_t> ldpc_syndrome(int columns, int rows, int lift, Vector<int32_t> row_start, Vector<int32_t> column,
+                              Vector<int32_t> shift, Matrix<uint8_t> bits) {
+    const QcCode code = code_of(columns, rows, lift, row_start, column, shift);
+    const size_t frames = bits.shape(0), n = static_cast<size_t>(columns) * lift, m = static_cast<size_t>(rows) * lift;
+    require(bits.shape(1) == n, "bits: shape (frames, n)");
+    std::unique_ptr<uint8_t[]> out(new uint8_t[frames * m + 1]);
+    {
+        nb::gil_scoped_release released;
+        for (size_t f = 0; f < frames; ++f) kernels().ldpc_syndrome(code, bits.data() + f * n, out.get() + f * m);
+    }
+    uint8_t* raw = out.release();
+    nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+    return Array2<uint8_t>(raw, {frames, m}, owner);
+}
+
+nb::tuple ldpc_decode(int columns, int rows, int lift, Vector<int32_t> row_start, Vector<int32_t> column,
+                      Vector<int32_t> shift, Matrix<uint8_t> syndromes, Matrix<int8_t> channel, int iterations_max) {
+    const QcCode code = code_of(columns, rows, lift, row_start, column, shift);
+    const size_t frames = syndromes.shape(0), n = static_cast<size_t>(columns) * lift;
+    const size_t m = static_cast<size_t>(rows) * lift;
+    require(syndromes.shape(1) == m, "syndromes: shape (frames, m)");
+    require(channel.shape(0) == frames && channel.shape(1) == n, "channel: shape (frames, n)");
+    require(iterations_max >= 1, "iterations_max: at least 1");
+    std::unique_ptr<uint8_t[]> errors(new uint8_t[frames * n + 1]);
+    std::unique_ptr<int32_t[]> iterations(new int32_t[frames + 1]);
+    {
+        nb::gil_scoped_release released;
+        for (size_t f = 0; f < frames; ++f)
+            iterations[f] = kernels().ldpc_decode(code, syndromes.data() + f * m, channel.data() + f * n,
+                                                  iterations_max, errors.get() + f * n);
+    }
+    uint8_t* raw = errors.release();
+    nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
+    return nb::make_tuple(Array2<uint8_t>(raw, {frames, n}, owner), give(std::move(iterations), frames));
+}
+
+uint8_t reverse_octet(uint8_t x) {
+    x = static_cast<uint8_t>((x & 0x55) << 1 | (x >> 1 & 0x55));
+    x = static_cast<uint8_t>((x & 0x33) << 2 | (x >> 2 & 0x33));
+    return static_cast<uint8_t>(x << 4 | x >> 4);
+}
+
+// Octets with the first bit in the top place, as a polynomial whose coefficient i is bit i. Bits past `bits` are dropped.
+std::vector<uint64_t> polynomial(const uint8_t* octets, size_t bits, size_t words) {
+    std::vector<uint64_t> out(words, 0);
+    const size_t used = (bits + 7) / 8;
+    for (size_t i = 0; i < used; ++i) out[i / 8] |= static_cast<uint64_t>(reverse_octet(octets[i])) << (8 * (i % 8));
+    if (bits % 64) out[bits / 64] &= (1ull << (bits % 64)) - 1;
+    return out;
+}
+
+// words 64-bit words of the polynomial, from bit `from` on (may begin below 0: zeros there).
+void window(const std::vector<uint64_t>& from_words, int64_t from, uint64_t* out, size_t words) {
+    const auto at = [&](int64_t w) -> uint64_t {
+        return w >= 0 && w < static_cast<int64_t>(from_words.size()) ? from_words[static_cast<size_t>(w)] : 0;
+    };
+    const int64_t word = from >> 6;
+    const int bit = static_cast<int>(from & 63);
+    for (size_t i = 0; i < words; ++i) {
+        const int64_t w = word + static_cast<int64_t>(i);
+        out[i] = bit ? at(w) >> bit | at(w + 1) << (64 - bit) : at(w);
+    }
+}
+
+// y_i = XOR_j s[i - j + n - 1] x_j: coefficients n-1 .. n+l-2 of the product of seed and input, chunk by chunk of the input.
+void toeplitz(const std::vector<uint64_t>& seed, const std::vector<uint64_t>& input, size_t n, size_t l,
+              std::vector<uint64_t>& output) {
+    const size_t c = output.size();  // words of a chunk and of the output
+    std::vector<uint64_t> scratch(multiply_scratch_words(c)), low(c), high(c), product(2 * c);
+    const size_t bits = 64 * c;
+    for (size_t k = 0; k * c < input.size(); ++k) {
+        std::vector<uint64_t> chunk(c, 0);
+        const size_t here = std::min(c, input.size() - k * c);
+        std::copy_n(input.begin() + static_cast<int64_t>(k * c), here, chunk.begin());
+        // The chunk's bit j meets seed bit i - (k bits + j) + n - 1; the window begins at the smallest of those, for i = 0
+        // and j = bits - 1, and output bit i is coefficient i + bits - 1 of window times chunk.
+        const int64_t from = static_cast<int64_t>(n) - static_cast<int64_t>((k + 1) * bits);
+        window(seed, from, low.data(), c);
+        window(seed, from + static_cast<int64_t>(bits), high.data(), c);
+        kernels().multiply(product.data(), low.data(), chunk.data(), c, scratch.data());
+        // Coefficients bits-1 .. 2 bits-2 of the lower product: its upper half, one bit earlier.
+        for (size_t i = 0; i < c; ++i) output[i] ^= product[c + i] << 1 | product[c + i - 1] >> 63;
+        kernels().multiply(product.data(), high.data(), chunk.data(), c, scratch.data());
+        // The upper window lies `bits` higher: its coefficients 0 .. bits-2 add to coefficients bits .. of the whole.
+        for (size_t i = 0; i < c; ++i) output[i] ^= product[i] << 1 | (i ? product[i - 1] >> 63 : 0);
+    }
+    if (l % 64) output[l / 64] &= (1ull << (l % 64)) - 1;
+}
+
+Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> seed, size_t l) {
+    require(n >= 1 && n <= (1ull << 32) && l >= 1 && l <= n, "bits_count, output_bits: 1 <= output_bits <= bits_count");
+    require(bits.shape(0) == (n + 7) / 8, "bits: ceil(bits_count / 8) octets");
+    require(seed.shape(0) == (n + l - 1 + 7) / 8, "seed: ceil((bits_count + output_bits - 1) / 8) octets");
+    const size_t octets = (l + 7) / 8;
+    std::unique_ptr<uint8_t[]> out(new uint8_t[octets]);
+    {
+        nb::gil_scoped_release released;
+        std::vector<uint64_t> s = polynomial(seed.data(), n + l - 1, (n + l - 1 + 63) / 64);
+        std::vector<uint64_t> x = polynomial(bits.data(), n, (n + 63) / 64);
+        std::vector<uint64_t> y((l + 63) / 64, 0);
+        toeplitz(s, x, n, l, y);
+        for (size_t i = 0; i < octets; ++i)
+            out[i] = reverse_octet(static_cast<uint8_t>(y[i / 8] >> (8 * (i % 8))));
+        std::fill(x.begin(), x.end(), 0);
+        std::fill(y.begin(), y.end(), 0);
+    }
+    return give(std::move(out), octets);
+}
+
+nb::bytes poly_hash(nb::bytes key, Vector<uint8_t> data, nb::bytes state) {
+    require(key.size() == 16, "key: 16 octets");
+    require(state.size() == 16, "state: 16 octets");
+    uint8_t k[16], h[16];
+    std::copy_n(static_cast<const uint8_t*>(key.data()), 16, k);
+    std::copy_n(static_cast<const uint8_t*>(state.data()), 16, h);
+    {
+        nb::gil_scoped_release released;
+        kernels().poly_hash(k, data.data(), data.shape(0), h);
+    }
+    return nb::bytes(reinterpret_cast<const char*>(h), 16);
+}
+
+Array<uint8_t> encode_gaps(Vector<uint64_t> positions) {
+    const size_t count = positions.shape(0);
+    std::unique_ptr<uint8_t[]> out(new uint8_t[10 * count + 1]);
+    size_t used = 0;
+    bool is_ascending = true;
+    {
+        nb::gil_scoped_release released;
+        const uint64_t* p = positions.data();
+        uint64_t before = ~0ull;  // position -1
+        for (size_t i = 0; i < count; ++i) {
+            uint64_t gap = p[i] - before;
+            is_ascending &= i == 0 || p[i] > before;
+            before = p[i];
+            while (gap >= 128) {
+                out[used++] = static_cast<uint8_t>(gap | 128);
+                gap >>= 7;
+            }
+            out[used++] = static_cast<uint8_t>(gap);
+        }
+    }
+    require(is_ascending, "positions: strictly ascending");
+    std::unique_ptr<uint8_t[]> exact(new uint8_t[used + 1]);
+    std::copy_n(out.get(), used, exact.get());
+    return give(std::move(exact), used);
+}
+
+Array<uint64_t> decode_gaps(Vector<uint8_t> octets, size_t count, uint64_t limit) {
+    const size_t size = octets.shape(0);
+    require(count <= size, "count: more positions than octets");
+    std::unique_ptr<uint64_t[]> out(new uint64_t[count + 1]);
+    const char* wrong = nullptr;
+    {
+        nb::gil_scoped_release released;
+        const uint8_t* p = octets.data();
+        size_t at = 0;
+        uint64_t position = ~0ull;
+        for (size_t i = 0; i < count && !wrong; ++i) {
+            uint64_t gap = 0;
+            int shift = 0;
+            for (;;) {
+                if (at == size) { wrong = "octets: end within a gap"; break; }
+                const uint8_t octet = p[at++];
+                gap |= static_cast<uint64_t>(octet & 127) << shift;
+                if (octet < 128) {
+                    if (octet == 0) wrong = "octets: a gap is zero or in overlong form";
+                    break;
+                }
+                shift += 7;
+                if (shift > 56) { wrong = "octets: a gap is too large"; break; }
+            }
+            if (wrong) break;
+            // Before the first position lies -1, so position + gap cannot wrap past the limit unseen.
+            if (gap > limit || (i > 0 && position + gap >= limit) || (i == 0 && gap - 1 >= limit)) {
+                wrong = "octets: a position is past the limit";
+                break;
+            }
+            position += gap;
+            out[i] = position;
+        }
+        if (!wrong && at != size) wrong = "octets: some are left over";
+    }
+    if (wrong) throw std::invalid_argument(wrong);
+    return give(std::move(out), count);
+}
+
+}  // namespace
+
+size_t qtrunk::multiply_scratch_words(size_t words) { return 8 * words + 1024; }
+
+NB_MODULE(_kernels, m) {
+    in_force = best();
+    m.def("path", [] { return std::string(kernels().name); });
+    m.def("paths", [] {
+        nb::list names;
+        for (const char* name : {"portable", "avx2", "avx512"})
+            if (runs_here(name)) names.append(name);
+        return names;
+    });
+    m.def("force_path", [](const std::string& name) { in_force = name.empty() ? best() : table(name); });
+    m.def("sample_candidates", &sample_candidates);
+    m.def("thin_clicks", &thin_clicks);
+    m.def("ldpc_syndrome", &ldpc_syndrome);
+    m.def("ldpc_decode", &ldpc_decode);
+    m.def("toeplitz_hash", &toeplitz_hash);
+    m.def("poly_hash", &poly_hash);
+    m.def("encode_gaps", &encode_gaps);
+    m.def("decode_gaps", &decode_gaps);
+}

@@ -1,0 +1,194 @@
+"""`qtrunk up | down | status | check | attack`: the lab and its fibres."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from qtrunk.base.errors import LabError
+from qtrunk.cli import options, show
+from qtrunk.cli.labclient import LabClient
+from qtrunk.config import network
+from qtrunk.node.lab import Lab
+from qtrunk.node.supervisor import is_running, running_state
+from qtrunk.sim import control
+
+START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
+REFRESH_S = 0.5
+
+
+@click.command()
+@click.argument("topology")
+@options.state_option
+@click.option("--detach", is_flag=True, help="Return when the lab is up; `qtrunk down` stops it.")
+def up(topology: str, state: Path, detach: bool) -> None:
+    """Start every node and fibre of TOPOLOGY (a file, or the name of a shipped one) on this machine.
+
+    Without --detach a live table shows the links; Ctrl-C stops the lab. Keys stay stored: a second `up` goes on with them.
+    """
+    if is_running(state):
+        raise LabError(f"lab {state} is already up; `qtrunk status` shows it, `qtrunk down` stops it")
+    prepared = Lab.prepare(state, network.load(network.find(topology)))
+    with _supervisor(prepared, detach=detach) as process:
+        _wait_until_up(prepared, process)
+        if detach:
+            click.echo(f"{prepared.topology.name} is up; `qtrunk status` shows it, `qtrunk down` stops it.")
+        else:
+            _show_live(prepared, process)
+
+
+@contextlib.contextmanager
+def _supervisor(lab: Lab, *, detach: bool) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run the supervisor; unless detached (and well started) it ends with the block."""
+    (lab.state / "logs").mkdir(mode=0o700, exist_ok=True)
+    command = [sys.executable, "-m", "qtrunk.node.supervisor", "--state", str(lab.state)]
+    if not detach:
+        command += ["--parent", str(os.getpid())]
+    with (lab.state / "logs" / "supervisor.out").open("ab") as out:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+        )
+    # A terminal that closes, or a `kill`, must stop the lab just as Ctrl-C does.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    is_left_running = False
+    try:
+        yield process
+        is_left_running = detach
+    except KeyboardInterrupt:
+        click.echo("stopping the lab …", err=True)
+    finally:
+        if not is_left_running:
+            process.terminate()
+            process.wait(STOP_TIMEOUT_S)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _wait_until_up(lab: Lab, process: "subprocess.Popen[bytes]") -> None:
+    client = LabClient(lab)
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    missing: list[str] = []
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            raise LabError(f"the supervisor ended at once; see {lab.state}/logs/supervisor.out")
+        missing = [node.id for node in lab.topology.nodes if not _answers(client, node.id)]
+        if not missing:
+            return
+        time.sleep(0.1)
+    raise LabError(
+        f"nodes {', '.join(missing)} did not come up within {START_TIMEOUT_S:.0f} s; see {lab.state}/logs/"
+    )
+
+
+def _answers(client: LabClient, node: str) -> bool:
+    try:
+        client.node(node, "/admin/v1/status")
+    except LabError:
+        return False
+    return True
+
+
+def _show_live(lab: Lab, process: "subprocess.Popen[bytes]") -> None:
+    """The live table until Ctrl-C."""
+    client = LabClient(lab)
+    saes = sorted(lab.topology.saes, key=lambda sae: sae.id)
+    hint = Text("Ctrl-C stops the lab; its keys stay.", style="dim")
+    if len(saes) > 1:
+        first = saes[0]
+        last = next((sae for sae in reversed(saes) if sae.node != first.node), saes[-1])
+        hint = Text(
+            f"In another terminal:  qtrunk seal FILE --from {first.id} --to {last.id}\n"
+            f"                      qtrunk open FILE.qsealed --as {last.id}\n"
+            f"                      qtrunk attack {lab.topology.links[0].id} intercept-resend --fraction 0.5\n"
+            "Ctrl-C stops the lab; its keys stay.",
+            style="dim",
+        )
+    with Live(console=show.console(), auto_refresh=False, screen=False) as live:
+        while process.poll() is None:
+            live.update(Group(show.overview(client.status()), hint), refresh=True)
+            time.sleep(REFRESH_S)
+    raise LabError(f"the supervisor ended; see {lab.state}/logs/supervisor.out")
+
+
+@click.command()
+@options.state_option
+def down(state: Path) -> None:
+    """Stop a lab that was started with `up --detach`."""
+    found = running_state(state)
+    if found is None:
+        if not is_running(state):
+            click.echo(f"lab {state} is not up.")
+            return
+        raise LabError(f"lab {state} is just starting; try again")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(found.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    while is_running(state):
+        if time.monotonic() > deadline_s:
+            raise LabError(f"the supervisor (process {found.pid}) does not stop")
+        time.sleep(0.05)
+    click.echo("stopped.")
+
+
+@click.command()
+@options.state_option
+@options.format_option
+def status(state: Path, format_: str) -> None:
+    """Show the links, pools, alarms and processes of a lab. Exit status 1 when the lab is not up."""
+    found = LabClient(Lab.open(state)).status()
+    if format_ == "json":
+        options.print_json(found)
+    else:
+        show.console().print(show.overview(found))
+    if not found["is_up"]:
+        raise LabError(f"lab {state} is not up; start it with `qtrunk up {found['topology']}`")
+
+
+@click.command()
+@click.argument("topology")
+@options.format_option
+def check(topology: str, format_: str) -> None:
+    """Check a topology file without starting anything; every mistake is reported at once."""
+    found = network.load(network.find(topology))
+    if format_ == "json":
+        options.print_json(network.describe(found))
+        return
+    length_km = sum(link.length_km for link in found.links)
+    click.echo(
+        f"{found.name}: valid. {len(found.nodes)} nodes, {len(found.links)} links, {length_km:.0f} km of fibre, "
+        f"{len(found.saes)} SAEs, {len(found.demands)} demands."
+    )
+
+
+@click.command()
+@click.argument("link")
+@click.argument("kind", type=click.Choice(["intercept-resend", "none"]))
+@click.option("--fraction", type=click.FloatRange(0, 1), default=1.0, help="Share of the pulses that Eve touches.")
+@options.state_option
+def attack(link: str, kind: str, fraction: float, state: Path) -> None:
+    """Put Eve on the simulated fibre of LINK, or take her away (`none`). Labs only."""
+    lab = Lab.open(state)
+    known = [entry.id for entry in lab.topology.links]
+    if link not in known:
+        raise LabError(f"{link!r} is not a link of {lab.topology.name}; links: {', '.join(known)}")
+    control.set_attack(lab.optics_socket(link), link, kind, fraction if kind != "none" else 0.0)
+    if kind == "none":
+        click.echo(f"{link}: Eve has left. The link recovers by itself with the next good block.")
+    else:
+        click.echo(f"{link}: Eve intercepts and resends {100 * fraction:g} % of the pulses.")
+
+
+COMMANDS = (up, down, status, check, attack)

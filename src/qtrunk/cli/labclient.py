@@ -1,0 +1,103 @@
+"""What the command line asks of a running lab: status of its nodes, receipts, and the state of its processes."""
+
+import http.client
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+
+from qtrunk.base.errors import LabError
+from qtrunk.node.lab import HOST, Lab
+from qtrunk.node.supervisor import running_state
+
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LabClient:
+    """Talks to the administration interface of every node of one lab, as its operator."""
+
+    lab: Lab
+
+    def node(self, node: str, path: str) -> dict[str, object] | None:
+        """A document of one node; None where it says that there is none. LabError if it does not answer."""
+        credentials = self.lab.operator()
+        context = ssl.create_default_context(cafile=str(credentials.ca_certificate))
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(credentials.certificate, credentials.private_key)
+        connection = http.client.HTTPSConnection(
+            HOST, self.lab.ports[node].admin_api, context=context, timeout=TIMEOUT_S
+        )
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise LabError(f"node {node} does not answer ({error}); see {self.lab.state}/nodes/{node}/node.log") from error
+        finally:
+            connection.close()
+        if response.status == http.client.OK:
+            return msgspec.json.decode(body, type=dict[str, object])
+        if path.startswith("/admin/v1/keys/") and response.status in (400, 404):
+            return None
+        raise LabError(f"node {node} answered {response.status} to {path}")
+
+    def status(self) -> dict[str, object]:
+        """The whole lab: processes, nodes, links (each once, with both ends)."""
+        nodes: dict[str, dict[str, object]] = {}
+        errors: dict[str, str] = {}
+
+        def ask(node: str) -> None:
+            try:
+                nodes[node] = self.node(node, "/admin/v1/status") or {}
+            except LabError as error:
+                errors[node] = str(error)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, [node.id for node in self.lab.topology.nodes]))
+        supervisor = running_state(self.lab.state)
+        return {
+            "topology": self.lab.topology.name,
+            "state_directory": str(self.lab.state),
+            "is_up": supervisor is not None,
+            "processes": supervisor.children if supervisor else {},
+            "links": [self._link(link.id, link.alice, link.bob, nodes) for link in self.lab.topology.links],
+            "nodes": [
+                {
+                    "node": node.id,
+                    "answers": node.id in nodes,
+                    "error": errors.get(node.id, ""),
+                    **{k: v for k, v in nodes.get(node.id, {}).items() if k not in ("node", "links")},
+                }
+                for node in self.lab.topology.nodes
+            ],
+        }
+
+    def _link(
+        self, link: str, alice: str, bob: str, nodes: dict[str, dict[str, object]]
+    ) -> dict[str, object]:
+        """Both ends' figures as one entry. Alice's end leads; the worse state of the two is the link's."""
+        ends = {role: _end(nodes.get(node), link) for role, node in (("alice", alice), ("bob", bob))}
+        shown = ends["alice"] or ends["bob"] or {}
+        states = [str(end["state"]) for end in ends.values() if end]
+        order = ["OFF", "PENDING", "PASSIVE", "ACTIVE"]
+        state = min(states, key=order.index) if len(states) == len(ends) else "OFF"
+        known = self.lab.topology.link(link)
+        return {
+            "length_km": known.length_km,
+            "loss_db": known.loss_db,
+            **{k: v for k, v in shown.items() if k != "role"},
+            "link": link,
+            "alice": alice,
+            "bob": bob,
+            "state": state,
+            "ends": ends,
+        }
+
+
+def _end(status: dict[str, object] | None, link: str) -> dict[str, object] | None:
+    links = (status or {}).get("links")
+    if not isinstance(links, list):
+        return None
+    return next((entry for entry in links if entry.get("link") == link), None)

@@ -1,0 +1,85 @@
+"""How things look in a terminal: tables of links, alarms and SAEs; bits and rates for people."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+_STATE_STYLE = {"ACTIVE": "bold green", "PASSIVE": "yellow", "PENDING": "cyan", "OFF": "bold red"}
+
+
+def quantity(value: object, unit: str) -> str:
+    """A count of bits or bit/s with a decimal prefix: 1.32 Mbit."""
+    number = float(str(value or 0))
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= factor:
+            return f"{number / factor:.3g} {prefix}{unit}"
+    return f"{number:.0f} {unit}"
+
+
+def percent(value: object) -> str:
+    """A ratio as per cent, or a dash where there is none yet."""
+    return f"{100 * float(str(value)):.2f} %" if value is not None else "–"
+
+
+def plain_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table of text."""
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def link_table(status: dict[str, object]) -> Table:
+    """The live table: link, length, loss, QBER, sifted and secret rate, pool, state."""
+    table = Table(title=f"{status['topology']}", title_justify="left", header_style="bold")
+    table.add_column("link")
+    for column in ("length", "loss", "QBER", "sifted", "secret", "pool", "auth", "clock"):
+        table.add_column(column, justify="right")
+    table.add_column("state")
+    links = status["links"]
+    assert isinstance(links, list)
+    for link in links:
+        state = str(link["state"])
+        table.add_row(
+            str(link["link"]),
+            f"{float(link['length_km']):.1f} km",
+            f"{float(link['loss_db']):.1f} dB",
+            percent(link.get("qber_test")),
+            quantity(link.get("sifted_bps"), "bit/s"),
+            quantity(link.get("secret_bps"), "bit/s"),
+            quantity(link.get("pool_bits"), "bit"),
+            quantity(link.get("auth_bits"), "bit"),
+            f"{100 * float(link.get('real_time_factor') or 0):.0f} %",
+            Text(state, _STATE_STYLE.get(state, "")),
+        )
+    return table
+
+
+def alarm_lines(status: dict[str, object]) -> list[Text]:
+    """One line for each active alarm, the worst first; the same alarm of both ends is shown once."""
+    seen: dict[tuple[str, str], str] = {}
+    nodes = status["nodes"]
+    assert isinstance(nodes, list)
+    for node in nodes:
+        if node["error"]:
+            seen[str(node["node"]), "NodeUnreachable"] = str(node["error"])
+        for alarm in (node.get("alarms") or {}).get("active", []):
+            seen.setdefault((alarm["resource"], alarm["type"]), f"{alarm['severity']}: {alarm['text']}")
+    return [
+        Text(f"ALARM {resource} {type_}: {text}", "bold red") for (resource, type_), text in sorted(seen.items())
+    ]
+
+
+def overview(status: dict[str, object]) -> RenderableType:
+    """The links and what is wrong with them."""
+    return Group(link_table(status), *alarm_lines(status))
+
+
+def console() -> Console:
+    """Standard output; tables keep their columns when it is a file or a pipe."""
+    made = Console(highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(highlight=False, width=140)

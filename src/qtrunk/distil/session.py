@@ -1,0 +1,569 @@
+"""One end of a link over time: agree on blocks, run their distillation, and settle what a cut left open.
+
+Like the parties it drives, a session is a machine without I/O: connections, device events, messages and ticks
+go in, effects come out. Alice leads. The life of a link:
+
+    connect   Bob -> Alice  Resume      last block number, blocks he holds without knowing if she does
+              Alice -> Bob  Resolve     last block number, blocks she holds; tagged if there are any
+              Bob -> Alice  Resolution  what he released and destroyed of them; tagged
+    block k   Alice -> Bob  Announce    pulses, intensities, probabilities; both arm their modules
+              (light)                   the modules run block k; block k+1 is announced and armed meanwhile
+              both          BlockPart   the messages of distil.parties for block k
+
+A block number is used once in the life of a link, whatever crashes: it is durable before it is announced.
+Statistics need that settings follow the link between blocks only, so all parameters travel in Announce.
+"""
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, WireError
+from qtrunk.base.ids import LinkId
+from qtrunk.base.ports import Random
+from qtrunk.base.wire import Message, decode, encode
+from qtrunk.crypto import its
+from qtrunk.distil.parties import (
+    AuthLedger,
+    BlockAlice,
+    BlockBob,
+    Destroy,
+    Effect,
+    Hold,
+    Release,
+    Report,
+    Send,
+)
+from qtrunk.stages import Detections, Octets, Positions, Pulses, QkdKey, Role, Settings
+
+BLOCK_TIMEOUT_S = 120.0
+"""A block whose peer falls silent for so long is destroyed."""
+BLOCKS_IN_DISTILLATION_MAX = 2
+"""No new light is announced while so many blocks wait for distillation: memory stays bounded."""
+QUIET_CAUSES = frozenset({"channel", "device"})
+"""Causes of a block's end that say nothing about its light: a cut connection, a restarted module."""
+_SESSION, _BLOCK = 0, 1
+_BLOCK_HEADER = struct.Struct(">BQ")
+
+
+class Resume(Message, tag="resume"):
+    """Bob after connecting."""
+
+    last_block: int
+    pending: list[int]
+
+
+class Resolve(Message, tag="resolve"):
+    """Alice's answer; with held blocks it carries an authentication key reference and a tag."""
+
+    last_block: int
+    held: list[int]
+    auth_block: int = 0
+    auth_offset: int = 0
+    tag: bytes = b""
+
+
+class Resolution(Message, tag="resolution"):
+    """What Bob did about Alice's held blocks."""
+
+    released: list[int]
+    destroyed: list[int]
+    tag: bytes = b""
+
+
+class Announce(Message, tag="announce"):
+    """The next block of light."""
+
+    block: int
+    pulses: int
+    intensities: list[float]
+    probabilities: list[float]
+    key_basis_probability: float
+
+
+class Cancel(Message, tag="cancel"):
+    """The block will not be finished (module lost, light dropped)."""
+
+    block: int
+    why: str
+
+
+SessionMessage = Resume | Resolve | Resolution | Announce | Cancel
+
+
+@dataclass(frozen=True, slots=True)
+class ToPeer:
+    """Send these octets as one frame over the classical channel."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """Arm the own QKD module for a block with this seed for its random settings."""
+
+    pulses: Pulses
+    seed: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnect:
+    """The peer does not keep to the protocol: drop the connection and start again."""
+
+    why: str
+
+
+SessionEffect = ToPeer | Arm | Disconnect | Hold | Release | Destroy | Report
+
+
+class BlockStore(Protocol):
+    """What a session needs of the key store, durable on return."""
+
+    def last_block(self, link: LinkId) -> int:
+        """Highest block number ever used on the link."""
+
+    def note_block(self, link: LinkId, block: int) -> None:
+        """Record that a block number is used."""
+
+    def pending(self, link: LinkId) -> list[int]:
+        """Blocks held but not released."""
+
+    def is_released(self, link: LinkId, block: int) -> bool:
+        """Whether the block was released (it may be spent by now)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkEnd:
+    """Who talks on which link, and what the block machines need; the same for the life of a session."""
+
+    link: LinkId
+    pulses: Callable[[int], Pulses]
+    """Parameters of the light of a block number."""
+    store: BlockStore
+    auth: AuthLedger
+    random: Random
+    settings: Callable[[bytes, Pulses, Positions], Settings]
+    """What Alice's module sent, from the seed it was armed with."""
+    bases: Callable[[bytes, Pulses, Positions], Octets]
+    """Which bases Bob's module chose, from the seed it was armed with."""
+    make_alice: Callable[[Pulses, Callable[[Positions], Settings]], BlockAlice]
+    make_bob: Callable[[Pulses, Detections], BlockBob]
+
+
+class _Session:
+    """What both ends share: block machines by number, time-outs, the envelope."""
+
+    def __init__(self, end: LinkEnd, role: Role) -> None:
+        self._end = end
+        self._role = role
+        self._connected = False
+        self._device = False
+        self._seeds: dict[int, tuple[Pulses, bytes]] = {}
+        self._deadline_s: dict[int, float] = {}
+        self._now_s = 0.0
+
+    @property
+    def is_ready(self) -> bool:
+        """Channel and module are both there."""
+        return self._connected and self._device
+
+    def device_up(self) -> list[SessionEffect]:
+        """The own QKD module answers."""
+        self._device = True
+        return []
+
+    def _say(self, message: SessionMessage) -> ToPeer:
+        return ToPeer(bytes([_SESSION]) + encode(message))
+
+    def _wrap(self, block: int, effects: list[Effect]) -> list[SessionEffect]:
+        wrapped: list[SessionEffect] = []
+        for effect in effects:
+            if isinstance(effect, Send):
+                wrapped.append(ToPeer(_BLOCK_HEADER.pack(_BLOCK, block) + effect.octets))
+            else:
+                wrapped.append(effect)
+        return wrapped
+
+    def _arm(self, pulses: Pulses) -> Arm:
+        seed = self._end.random.octets(32)
+        self._seeds[pulses.block] = (pulses, seed)
+        return Arm(pulses, seed)
+
+    def _label(self, what: str) -> bytes:
+        return f"qtrunk 1 session {what} {self._end.link}".encode()
+
+
+def _split(octets: bytes) -> tuple[int, int, bytes]:
+    """Envelope kind, block number (0 for session messages) and payload."""
+    if not octets:
+        raise WireError("empty frame on the classical channel")
+    if octets[0] == _SESSION:
+        return _SESSION, 0, octets[1:]
+    if octets[0] == _BLOCK and len(octets) > _BLOCK_HEADER.size:
+        _, block = _BLOCK_HEADER.unpack_from(octets)
+        return _BLOCK, int(block), octets[_BLOCK_HEADER.size :]
+    raise WireError(f"frame of unknown kind {octets[0]} on the classical channel")
+
+
+def _numbers(values: list[int]) -> bytes:
+    return struct.pack(f">I{len(values)}Q", len(values), *values)
+
+
+class LinkAlice(_Session):
+    """The leading end: announces blocks and settles what is open."""
+
+    def __init__(self, end: LinkEnd) -> None:
+        super().__init__(end, Role.ALICE)
+        self._machines: dict[int, BlockAlice] = {}
+        self._settled = False
+        self._next_block: int | None = None
+        self._dark: set[int] = set()
+        self._resolve_key: bytes | None = None
+        self._resolving: list[int] = []
+        self._is_paused = False
+
+    def connected(self) -> list[SessionEffect]:
+        """The channel is up; Bob speaks first."""
+        self._connected = True
+        self._settled = False
+        return []
+
+    def disconnected(self) -> list[SessionEffect]:
+        """The channel is gone: open blocks die, held ones wait for Resume."""
+        self._connected = self._settled = False
+        return self._drop_all("channel", "the classical channel was cut")
+
+    def device_down(self) -> list[SessionEffect]:
+        """The transmitter is gone: blocks whose light is not over die."""
+        self._device = False
+        return [effect for block in sorted(self._dark) for effect in self._cancel(block, "transmitter lost")]
+
+    def pause(self, *, is_paused: bool) -> None:
+        """Stop or go on announcing blocks (the pool is full, maintenance)."""
+        self._is_paused = is_paused
+
+    def tick(self, now_s: float) -> list[SessionEffect]:
+        """Time-outs, and the next block where one is due."""
+        self._now_s = now_s
+        effects: list[SessionEffect] = []
+        for block in [block for block, deadline in self._deadline_s.items() if deadline < now_s]:
+            effects += self._close(block, "protocol", "the peer fell silent")
+        return effects + self._announce()
+
+    def started(self, block: int) -> list[SessionEffect]:
+        """The light of a block began: the next one can be armed behind it."""
+        return self._announce()
+
+    def finished(self, block: int) -> list[SessionEffect]:
+        """The light of a block is over; Bob will speak."""
+        self._dark.discard(block)
+        return self._announce()
+
+    def dropped(self, block: int, why: str) -> list[SessionEffect]:
+        """The module did not finish a block."""
+        return self._cancel(block, why) + self._announce()
+
+    def receive(self, octets: bytes) -> list[SessionEffect]:
+        """A frame from Bob."""
+        try:
+            kind, block, payload = _split(octets)
+            if kind == _BLOCK:
+                return self._receive_part(block, payload)
+            message = decode(payload, SessionMessage)
+            if isinstance(message, Resume):
+                return self._resolve(message)
+            if isinstance(message, Resolution):
+                return self._conclude(message)
+            if isinstance(message, Cancel):
+                return self._close(message.block, "protocol", f"the peer cancelled: {message.why[:200]}")
+            raise WireError(f"Alice does not expect {type(message).__name__}")
+        except QtrunkError as error:
+            return [Disconnect(f"link {self._end.link}: {error}")]
+
+    def _receive_part(self, block: int, payload: bytes) -> list[SessionEffect]:
+        machine = self._machines.get(block)
+        if machine is None and block in self._seeds and block not in self._dark:
+            pulses, seed = self._seeds[block]
+            settings = self._end.settings
+            machine = self._machines[block] = self._end.make_alice(
+                pulses, lambda positions: settings(seed, pulses, positions)
+            )
+        if machine is None:
+            # Nothing is known of this block (a replay, or one that died here): it must die there too.
+            return []
+        effects = self._wrap(block, machine.receive(payload))
+        self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+        if any(isinstance(effect, Release | Destroy) for effect in effects):
+            self._forget(block)
+            effects += self._announce()
+        return effects
+
+    def _resolve(self, message: Resume) -> list[SessionEffect]:
+        if self._settled:
+            raise WireError("Resume twice on one connection")
+        own_last = self._end.store.last_block(self._end.link)
+        self._next_block = max(own_last, message.last_block) + 1
+        held = self._end.store.pending(self._end.link)
+        if not held:
+            self._settled = True
+            return [self._say(Resolve(last_block=own_last, held=[])), *self._announce()]
+        try:
+            reservation = self._end.auth.reserve()
+        except KeyExhausted as error:
+            raise AuthenticationFailed(f"no authentication key left to settle blocks {held}: {error}") from error
+        material = bytes(reservation.material.reveal())
+        self._resolve_key = material[its.WC_KEY_OCTETS : 2 * its.WC_KEY_OCTETS]
+        self._resolving = held
+        tag = its.tag(
+            material[: its.WC_KEY_OCTETS], self._label("resolve"), [_numbers(held), _numbers(message.pending)]
+        )
+        return [
+            self._say(
+                Resolve(
+                    last_block=own_last,
+                    held=held,
+                    auth_block=reservation.block,
+                    auth_offset=reservation.offset,
+                    tag=tag,
+                )
+            )
+        ]
+
+    def _conclude(self, message: Resolution) -> list[SessionEffect]:
+        if self._resolve_key is None:
+            raise WireError("Resolution without Resolve")
+        key, self._resolve_key = self._resolve_key, None
+        its.verify(
+            key,
+            self._label("resolution"),
+            [_numbers(message.released), _numbers(message.destroyed)],
+            message.tag,
+        )
+        if sorted(message.released + message.destroyed) != self._resolving:
+            raise WireError("Resolution does not answer for exactly the held blocks")
+        self._settled = True
+        effects: list[SessionEffect] = [Release(block) for block in message.released]
+        effects += [
+            Destroy(block, "channel", "the peer had lost its copy when the link came back")
+            for block in message.destroyed
+        ]
+        return effects + self._announce()
+
+    def _announce(self) -> list[SessionEffect]:
+        """Announce the next block if the module can take one more and distillation keeps up."""
+        if not (self.is_ready and self._settled) or self._is_paused or self._next_block is None:
+            return []
+        in_distillation = len(self._seeds) - len(self._dark)
+        if len(self._dark) >= 2 or in_distillation >= BLOCKS_IN_DISTILLATION_MAX:
+            return []
+        block = self._next_block
+        self._end.store.note_block(self._end.link, block)
+        self._next_block = block + 1
+        pulses = self._end.pulses(block)
+        self._dark.add(block)
+        self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+        announce = Announce(
+            block=block,
+            pulses=pulses.count,
+            intensities=list(pulses.intensities),
+            probabilities=list(pulses.probabilities),
+            key_basis_probability=pulses.key_basis_probability,
+        )
+        return [self._say(announce), self._arm(pulses), *self._announce()]
+
+    def _cancel(self, block: int, why: str) -> list[SessionEffect]:
+        if block not in self._seeds:
+            return []
+        effects = self._close(block, "device", why)
+        return [self._say(Cancel(block=block, why=why)), *effects] if self._connected else effects
+
+    def _close(self, block: int, cause: str, why: str) -> list[SessionEffect]:
+        if block not in self._seeds:
+            return []
+        machine = self._machines.get(block)
+        is_held = machine is not None and machine.is_held
+        self._forget(block)
+        # A held block may be released at the other end: only Resume can tell. Cut the connection to ask.
+        if is_held:
+            return [Disconnect(f"link {self._end.link} block {block}: {why}")]
+        return [Destroy(block, cause, why)]
+
+    def _drop_all(self, cause: str, why: str) -> list[SessionEffect]:
+        effects: list[SessionEffect] = []
+        for block in sorted(self._seeds):
+            effects += [e for e in self._close(block, cause, why) if not isinstance(e, Disconnect)]
+        return effects
+
+    def _forget(self, block: int) -> None:
+        self._seeds.pop(block, None)
+        self._machines.pop(block, None)
+        self._deadline_s.pop(block, None)
+        self._dark.discard(block)
+
+
+class LinkBob(_Session):
+    """The following end: arms what is announced, gathers detections, starts distillation."""
+
+    def __init__(self, end: LinkEnd) -> None:
+        super().__init__(end, Role.BOB)
+        self._machines: dict[int, BlockBob] = {}
+        self._frames: dict[int, list[tuple[Positions, Octets]]] = {}
+        self._pending: list[int] = []
+
+    def connected(self) -> list[SessionEffect]:
+        """The channel is up: say where this end stands."""
+        self._connected = True
+        self._pending = self._end.store.pending(self._end.link)
+        return [
+            self._say(Resume(last_block=self._end.store.last_block(self._end.link), pending=self._pending))
+        ]
+
+    def disconnected(self) -> list[SessionEffect]:
+        """The channel is gone: open blocks die, held ones wait for Resolve."""
+        self._connected = False
+        effects: list[SessionEffect] = []
+        for block in sorted(set(self._seeds) | set(self._machines)):
+            effects += self._close(block, "channel", "the classical channel was cut")
+        return [effect for effect in effects if not isinstance(effect, Disconnect)]
+
+    def device_down(self) -> list[SessionEffect]:
+        """The receiver is gone: blocks whose light is not over die."""
+        self._device = False
+        return [effect for block in sorted(self._frames) for effect in self.dropped(block, "receiver lost")]
+
+    def tick(self, now_s: float) -> list[SessionEffect]:
+        """Time-outs."""
+        self._now_s = now_s
+        effects: list[SessionEffect] = []
+        for block in [block for block, deadline in self._deadline_s.items() if deadline < now_s]:
+            effects += self._close(block, "protocol", "the peer fell silent")
+        return effects
+
+    def started(self, block: int) -> list[SessionEffect]:
+        """The light of a block began."""
+        return []
+
+    def frame(self, block: int, positions: Positions, bits: Octets) -> list[SessionEffect]:
+        """Clicks of one slice of a block: where, and which detector."""
+        if block in self._frames:
+            self._frames[block].append((positions, bits))
+        return []
+
+    def finished(self, block: int) -> list[SessionEffect]:
+        """The light of a block is over: distillation begins."""
+        frames = self._frames.pop(block, None)
+        if frames is None or block not in self._seeds:
+            return []
+        pulses, seed = self._seeds[block]
+        positions = (
+            np.concatenate([positions for positions, _ in frames]) if frames else np.zeros(0, np.uint64)
+        )
+        bits = np.concatenate([bits for _, bits in frames]) if frames else np.zeros(0, np.uint8)
+        basis = self._end.bases(seed, pulses, positions)
+        detections = Detections(positions=positions, basis=basis, bit=bits)
+        machine = self._machines[block] = self._end.make_bob(pulses, detections)
+        self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+        return self._after(block, self._wrap(block, machine.start()))
+
+    def dropped(self, block: int, why: str) -> list[SessionEffect]:
+        """The module did not finish a block."""
+        if block not in self._seeds:
+            return []
+        effects = self._close(block, "device", why)
+        return [self._say(Cancel(block=block, why=why)), *effects] if self._connected else effects
+
+    def receive(self, octets: bytes) -> list[SessionEffect]:
+        """A frame from Alice."""
+        try:
+            kind, block, payload = _split(octets)
+            if kind == _BLOCK:
+                machine = self._machines.get(block)
+                if machine is None:
+                    return []
+                self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+                return self._after(block, self._wrap(block, machine.receive(payload)))
+            message = decode(payload, SessionMessage)
+            if isinstance(message, Resolve):
+                return self._resolution(message)
+            if isinstance(message, Announce):
+                return self._announced(message)
+            if isinstance(message, Cancel):
+                return self._close(message.block, "protocol", f"the peer cancelled: {message.why[:200]}")
+            raise WireError(f"Bob does not expect {type(message).__name__}")
+        except QtrunkError as error:
+            return [Disconnect(f"link {self._end.link}: {error}")]
+
+    def _announced(self, message: Announce) -> list[SessionEffect]:
+        if message.block <= self._end.store.last_block(self._end.link):
+            raise WireError(f"block number {message.block} was used before")
+        expected = self._end.pulses(message.block)
+        announced = Pulses(
+            link=self._end.link,
+            block=message.block,
+            count=message.pulses,
+            intensities=tuple(message.intensities),
+            probabilities=tuple(message.probabilities),
+            key_basis_probability=message.key_basis_probability,
+        )
+        if announced != expected:
+            raise WireError(
+                f"block {message.block}: the peer announces light that differs from this end's configuration; "
+                "give both ends the same topology file"
+            )
+        self._end.store.note_block(self._end.link, message.block)
+        if not self._device:
+            return [self._say(Cancel(block=message.block, why="receiver not ready"))]
+        self._frames[message.block] = []
+        self._deadline_s[message.block] = self._now_s + BLOCK_TIMEOUT_S
+        return [self._arm(announced)]
+
+    def _resolution(self, message: Resolve) -> list[SessionEffect]:
+        pending, self._pending = self._pending, []
+        if not message.held:
+            return [Destroy(block, "channel", "the peer does not hold this block") for block in pending]
+        material = bytes(self._end.auth.take(message.auth_block, message.auth_offset).reveal())
+        its.verify(
+            material[: its.WC_KEY_OCTETS],
+            self._label("resolve"),
+            [_numbers(message.held), _numbers(pending)],
+            message.tag,
+        )
+        store, link = self._end.store, self._end.link
+        effects: list[SessionEffect] = [Release(block) for block in message.held if block in pending]
+        effects += [
+            Destroy(block, "channel", "the peer does not hold this block")
+            for block in pending
+            if block not in message.held
+        ]
+        released = [b for b in message.held if b in pending or store.is_released(link, b)]
+        destroyed = [b for b in message.held if b not in released]
+        tag = its.tag(
+            material[its.WC_KEY_OCTETS : 2 * its.WC_KEY_OCTETS],
+            self._label("resolution"),
+            [_numbers(released), _numbers(destroyed)],
+        )
+        return [*effects, self._say(Resolution(released=released, destroyed=destroyed, tag=tag))]
+
+    def _after(self, block: int, effects: list[SessionEffect]) -> list[SessionEffect]:
+        if any(isinstance(effect, Release | Destroy) for effect in effects):
+            self._forget(block)
+        return effects
+
+    def _close(self, block: int, cause: str, why: str) -> list[SessionEffect]:
+        if block not in self._seeds:
+            return []
+        machine = self._machines.get(block)
+        is_held = machine is not None and machine.is_held
+        self._forget(block)
+        if is_held:
+            return [Disconnect(f"link {self._end.link} block {block}: {why}")]
+        return [Destroy(block, cause, why)]
+
+    def _forget(self, block: int) -> None:
+        self._seeds.pop(block, None)
+        self._machines.pop(block, None)
+        self._frames.pop(block, None)
+        self._deadline_s.pop(block, None)

@@ -1,0 +1,213 @@
+"""Every compiled loop: plain arrays in, plain arrays out, the interpreter lock released meanwhile.
+
+The C++ in src/kernels is built once for each instruction set (portable, AVX2 with carry-less multiplication, AVX-512) and the
+best one is picked when this module is imported. All paths give the same bits as the NumPy twins in tests/kernels.
+Arguments of wrong type or shape raise TypeError or ValueError that name the argument.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qtrunk import _kernels
+
+U8 = NDArray[np.uint8]
+U32 = NDArray[np.uint32]
+U64 = NDArray[np.uint64]
+I8 = NDArray[np.int8]
+I32 = NDArray[np.int32]
+F64 = NDArray[np.float64]
+
+NEVER = -(1 << 60)
+"""`last_click` of a receiver that has not clicked yet."""
+CHANNEL_SCALE = 4.0
+"""Decoder beliefs are log-likelihood ratios in steps of 1/4."""
+CHANNEL_MAX = 40
+KNOWN = 127
+"""Belief of a bit that both ends know."""
+
+
+def cpu_path() -> str:
+    """Name of the instruction set in force."""
+    return _kernels.path()
+
+
+def cpu_paths() -> list[str]:
+    """Names of all that this processor can run."""
+    return _kernels.paths()
+
+
+def force_path(name: str | None) -> None:
+    """Use one path (tests, benchmarks); None goes back to the best. ValueError where it cannot run."""
+    _kernels.force_path(name or "")
+
+
+# ── light ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def new_rng(seed: bytes) -> U64:
+    """State of the simulated light's dice, shape (4,), from 32 octets that are not all zero.
+
+    xoshiro256++: fast and statistically sound, never for a secret.
+    """
+    if len(seed) != 32 or not any(seed):
+        raise ValueError("seed: 32 octets, not all zero")
+    return np.frombuffer(seed, np.uint64).copy()
+
+
+def sample_candidates(rng: U64, start: int, count: int, probability: float) -> U64:
+    """Positions in [start, start + count), each there independently with `probability`, ascending.
+
+    Exact, by geometric gaps; about 10 ns for each candidate, nothing for the pulses between. `rng` moves on.
+    """
+    return _kernels.sample_candidates(rng, start, count, probability)
+
+
+def thin_clicks(
+    rng: U64,
+    positions: U64,
+    alice_words: U64,
+    bob_words: U64,
+    *,
+    intensity_thresholds: U32,
+    alice_basis_threshold: int,
+    bob_basis_threshold: int,
+    intercept_threshold: int,
+    accept: F64,
+    outcome: F64,
+    dead_pulses: int,
+    last_click: int,
+) -> tuple[U64, U8, U8, int, int]:
+    """Which candidates click, and where: (positions, Bob's basis, bit, last click, how many clicked in both detectors).
+
+    Alice's word: low 32 bits against the cumulative `intensity_thresholds` give the level, the next 16 the basis (below
+    the threshold: key basis), bit 48 the bit. Bob's word: low 16 bits give the basis. `accept[k]` is P(click | level k)
+    over the candidate probability. `outcome[k, m]` holds cumulative chances, given a click, of (only the right
+    detector, only one of them) for matched (m = 0) and mismatched (m = 1) bases; the rest is both, read as a random bit.
+    After a click `dead_pulses` pulses are blind. With chance `intercept_threshold` / 2^32 Eve measures in a random basis
+    and resends what she saw at the same intensity. Three words of dice for each candidate, about 15 ns.
+    """
+    return _kernels.thin_clicks(
+        rng,
+        positions,
+        alice_words,
+        bob_words,
+        intensity_thresholds,
+        alice_basis_threshold,
+        bob_basis_threshold,
+        intercept_threshold,
+        accept,
+        np.ascontiguousarray(outcome.reshape(-1)),
+        dead_pulses,
+        last_click,
+    )
+
+
+# ── reconciliation ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QcCode:
+    """A quasi-cyclic LDPC code. Check t of block row r: XOR over its edges of bit[column * lift + (t + shift) % lift]."""
+
+    name: str
+    columns: int
+    rows: int
+    lift: int
+    row_start: I32
+    column: I32
+    shift: I32
+
+    @property
+    def n(self) -> int:
+        """Bits of a frame."""
+        return self.columns * self.lift
+
+    @property
+    def m(self) -> int:
+        """Bits of a syndrome."""
+        return self.rows * self.lift
+
+
+def load_code(name: str, text: str) -> QcCode:
+    """Parse a code: a line `columns rows lift edges`, then for each block row its degree and `column:shift` entries."""
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    columns, rows, lift, edges = (int(word) for word in lines[0].split())
+    entries = [[entry.split(":") for entry in line.split()[1:]] for line in lines[1:]]
+    code = QcCode(
+        name=name,
+        columns=columns,
+        rows=rows,
+        lift=lift,
+        row_start=np.cumsum([0, *(len(row) for row in entries)], dtype=np.int32),
+        column=np.array([int(column) for row in entries for column, _ in row], np.int32),
+        shift=np.array([int(shift) for row in entries for _, shift in row], np.int32),
+    )
+    if len(entries) != rows or len(code.column) != edges:
+        raise ValueError(f"code {name}: {len(entries)} rows and {len(code.column)} edges, {rows} and {edges} announced")
+    return code
+
+
+def channel_value(qber: float) -> int:
+    """The decoder's belief in a bit that is wrong with probability `qber`."""
+    return max(1, min(CHANNEL_MAX, round(CHANNEL_SCALE * float(np.log((1 - qber) / qber)))))
+
+
+def ldpc_syndrome(code: QcCode, bits: U8) -> U8:
+    """Syndromes, shape (frames, m), of frames of bits, shape (frames, n); zeros and ones."""
+    return _kernels.ldpc_syndrome(
+        code.columns, code.rows, code.lift, code.row_start, code.column, code.shift, bits
+    )
+
+
+def ldpc_decode(code: QcCode, syndromes: U8, channel: I8, iterations_max: int) -> tuple[U8, I32]:
+    """The error patterns, shape (frames, n), with these syndromes, and how many iterations each took (-1: not found).
+
+    `channel`, shape (frames, n), is the belief that a bit is not wrong: `channel_value(qber)`, or KNOWN.
+    """
+    return _kernels.ldpc_decode(
+        code.columns,
+        code.rows,
+        code.lift,
+        code.row_start,
+        code.column,
+        code.shift,
+        syndromes,
+        channel,
+        iterations_max,
+    )
+
+
+# ── hashing ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def toeplitz_hash(bits: U8, bits_count: int, seed: U8, output_bits: int) -> U8:
+    """y_i = XOR_j s[i - j + n - 1] x_j, exact, packed most significant bit first; unused last bits are zero.
+
+    `bits` holds n = `bits_count` bits, `seed` n + `output_bits` - 1, packed alike.
+    """
+    return _kernels.toeplitz_hash(bits, bits_count, seed, output_bits)
+
+
+def poly_hash(key: bytes, data: bytes | bytearray | memoryview | U8, state: bytes = bytes(16)) -> bytes:
+    """h <- (h XOR block) * key over GF(2^128) for each 16-octet block of `data`, from h = `state`.
+
+    An element is 16 octets, little-endian, bit i the coefficient of x^i, modulo x^128 + x^7 + x^2 + x + 1. The last
+    block is padded with zeros and the LENGTH IS NOT MIXED IN: callers must frame what they hash (crypto.universal does).
+    A state continues an earlier call over whole blocks.
+    """
+    return _kernels.poly_hash(key, np.frombuffer(data, np.uint8), state)
+
+
+# ── positions on the wire ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encode_gaps(positions: U64) -> U8:
+    """Ascending positions as gaps (the first from -1), seven bits an octet, least significant first."""
+    return _kernels.encode_gaps(positions)
+
+
+def decode_gaps(octets: U8, count: int, limit: int) -> U64:
+    """The inverse; ValueError unless it is exactly `count` ascending positions below `limit` in shortest form."""
+    return _kernels.decode_gaps(octets, count, limit)

@@ -1,0 +1,58 @@
+"""One trusted node as a process: `python -m qtrunk.node --config FILE [--parent PID]`."""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import logging.handlers
+import signal
+from pathlib import Path
+
+import uvloop
+
+from qtrunk.node.config import load
+from qtrunk.node.node import Node
+from qtrunk.node.world import die_with_parent, forbid_core_dumps
+
+LOG_OCTETS_MAX = 4 << 20
+
+
+async def _run(config_path: Path) -> None:
+    node = Node(load(config_path))
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await node.start()
+    try:
+        done, _ = await asyncio.wait(
+            [asyncio.create_task(stop.wait()), *node.tasks], return_when=asyncio.FIRST_COMPLETED
+        )
+        for task in done:
+            # A task of the node never ends by itself: if one did, its error must stop the process.
+            task.result()
+    finally:
+        await node.stop()
+
+
+def main() -> None:
+    """Run the node until told to stop."""
+    parser = argparse.ArgumentParser(description="one trusted node of a quantum-secured network")
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--parent", type=int, help="stop when this process is gone")
+    options = parser.parse_args()
+    forbid_core_dumps()
+    if options.parent is not None:
+        die_with_parent(options.parent)
+    handler = logging.handlers.RotatingFileHandler(
+        options.config.parent / "node.log", maxBytes=LOG_OCTETS_MAX, backupCount=3
+    )
+    logging.basicConfig(
+        level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_run(options.config))
+
+
+if __name__ == "__main__":
+    main()

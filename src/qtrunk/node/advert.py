@@ -1,0 +1,85 @@
+"""Who has how much key on which link: nodes tell their neighbours, neighbours pass it on.
+
+An advert holds levels and rates, never key. It lets the node an application asks say truthfully how many keys could be
+relayed now (ETSI GS QKD 014 Status), and lets routes avoid links that have none. A wrong advert costs a failed request,
+never a key: each hop checks its own pool before it gives anything.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from qtrunk.base.errors import WireError
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.base.wire import Message, decode, encode
+
+ADVERT_PERIOD_S = 1.0
+STALE_S = 10.0
+"""An advert that was not renewed for so long says nothing any more."""
+LINKS_MAX = 10_000
+
+
+class LinkLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One direction of one link: what the advertising node may spend towards its neighbour."""
+
+    link: str
+    octets: int
+    fill_bps: float
+    is_usable: bool
+
+
+class Advert(Message, tag="advert"):
+    """The levels of one node."""
+
+    node: str
+    sequence: int
+    links: list[LinkLevel]
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    advert: Advert
+    at_s: float
+
+
+@dataclass(slots=True)
+class Adverts:
+    """What is known of every node's pools; sans I/O."""
+
+    own: NodeId
+    _heard: dict[str, _Heard] = field(default_factory=dict)
+
+    def note_own(self, levels: Iterable[LinkLevel], sequence: int, now_s: float) -> bytes:
+        """Record the own levels and return the advert to send to all neighbours."""
+        advert = Advert(node=self.own, sequence=sequence, links=list(levels))
+        self._heard[self.own] = _Heard(advert, now_s)
+        return encode(advert)
+
+    def receive(self, octets: bytes, now_s: float) -> bool:
+        """Record a neighbour's message; True when it is news, to be passed on to the other neighbours."""
+        advert = decode(octets, Advert)
+        if len(advert.links) > LINKS_MAX:
+            raise WireError(f"advert of {advert.node[:63]!r} lists {len(advert.links)} links")
+        known = self._heard.get(advert.node)
+        if advert.node == self.own or (known is not None and known.advert.sequence >= advert.sequence):
+            return False
+        self._heard[advert.node] = _Heard(advert, now_s)
+        return True
+
+    def level(self, node: NodeId, link: LinkId, now_s: float) -> LinkLevel | None:
+        """What `node` last said of its direction of `link`, or None if that is unknown or stale."""
+        heard = self._heard.get(node)
+        if heard is None or now_s - heard.at_s > STALE_S:
+            return None
+        return next((level for level in heard.advert.links if level.link == link), None)
+
+    def unusable_links(self, now_s: float) -> frozenset[LinkId]:
+        """Links that some node says cannot carry key now (no pool, no neighbour)."""
+        return frozenset(
+            LinkId(level.link)
+            for heard in self._heard.values()
+            if now_s - heard.at_s <= STALE_S
+            for level in heard.advert.links
+            if not level.is_usable
+        )

@@ -1,0 +1,66 @@
+"""What one node process is told: a JSON file that the supervisor (or an operator) writes. No secrets in it."""
+
+from pathlib import Path
+
+import msgspec
+
+from qtrunk.base.errors import ConfigError
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.topology import Topology
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a service listens."""
+
+    host: str
+    port: int
+
+
+class LinkConfig(msgspec.Struct, frozen=True):
+    """One link as seen from this node."""
+
+    link: str
+    device_socket: str
+    """Unix socket of this end's QKD module."""
+    peer: Address
+    """The other node's inter-node listener."""
+    preshared_file: str
+    """The pre-shared secret of the first authentication; read once into the key store, then shredded."""
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """Everything a node process needs to start."""
+
+    node: str
+    directory: str
+    key_api: Address
+    admin_api: Address
+    inter_node: Address
+    certificate: str
+    private_key: str
+    ca_certificate: str
+    links: list[LinkConfig]
+    topology: dict[str, object]
+    pool_octets_max: int = 64 << 20
+    parent_pid: int | None = None
+
+    @property
+    def node_id(self) -> NodeId:
+        """This node."""
+        return NodeId(self.node)
+
+    def load_topology(self) -> Topology:
+        """The network this node is part of."""
+        return Topology.from_dict(self.topology)
+
+    def link(self, link: LinkId) -> LinkConfig | None:
+        """This node's view of a link, or None if the link does not end here."""
+        return next((entry for entry in self.links if entry.link == link), None)
+
+
+def load(path: Path) -> NodeConfig:
+    """Read a node's configuration; ConfigError says which field is wrong."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=NodeConfig)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ConfigError([f"{path}: {error}"]) from error

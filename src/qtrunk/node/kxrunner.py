@@ -1,0 +1,120 @@
+"""The node's relay in the real world: wires the Kx machine to its connections, and requests to their answers.
+
+Everything here runs on the event loop, so keys are allocated and sent in one order, which the other end insists on.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from qtrunk.base.errors import QtrunkError, WireError
+from qtrunk.base.ids import LinkId, SaeId
+from qtrunk.base.ports import Clock, SuppliedKey
+from qtrunk.node.advert import Adverts
+from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.channel import Channel
+from qtrunk.relay import kx
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.1
+_KX, _ADVERT = b"\x00", b"\x01"
+
+
+class KxRunner:
+    """Carries the relay machine's messages and answers the node's own requests."""
+
+    def __init__(self, machine: kx.Kx, adverts: Adverts, alarms: AlarmBoard, clock: Clock) -> None:
+        self._machine = machine
+        self._adverts = adverts
+        self._alarms = alarms
+        self._clock = clock
+        self._channels: dict[LinkId, Channel] = {}
+        self._waiting: dict[str, asyncio.Future[list[SuppliedKey]]] = {}
+
+    def is_up(self, link: LinkId) -> bool:
+        """Whether the neighbour over this link is connected."""
+        return link in self._channels
+
+    async def request(
+        self, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
+    ) -> list[SuppliedKey]:
+        """Fresh keys, stored for every target at its node; raises what the machine says went wrong."""
+        request_id, effects = self._machine.request(initiator, targets, number, key_bits)
+        answer: asyncio.Future[list[SuppliedKey]] = asyncio.get_running_loop().create_future()
+        self._waiting[request_id] = answer
+        try:
+            self._carry_out(effects)
+            return await answer
+        finally:
+            self._waiting.pop(request_id, None)
+
+    async def serve(self, link: LinkId, channel: Channel) -> None:
+        """Relay over a fresh connection until it ends."""
+        previous = self._channels.get(link)
+        if previous is not None:
+            previous.close()
+            self._carry_out(self._machine.link_down(link))
+        self._channels[link] = channel
+        self._carry_out(self._machine.link_up(link))
+        try:
+            while True:
+                self._receive(link, await channel.receive())
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        except WireError as error:
+            self._alarms.raise_alarm(link, "ProtocolError", "major", f"relay: {error}")
+        finally:
+            channel.close()
+            if self._channels.get(link) is channel:
+                del self._channels[link]
+                self._carry_out(self._machine.link_down(link))
+
+    async def keep_ticking(self) -> None:
+        """Drive the machine's time-outs."""
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._carry_out(self._machine.tick())
+
+    def advertise(self, octets: bytes) -> None:
+        """Send the own advert to every neighbour."""
+        for channel in self._channels.values():
+            channel.send(_ADVERT + octets)
+
+    def _receive(self, link: LinkId, octets: bytes) -> None:
+        kind, payload = octets[:1], octets[1:]
+        if kind == _KX:
+            self._carry_out(self._machine.receive(link, payload))
+        elif kind == _ADVERT:
+            if self._adverts.receive(payload, self._clock.monotonic_s()):
+                for other, channel in self._channels.items():
+                    if other != link:
+                        channel.send(octets)
+        else:
+            raise WireError("frame of unknown kind")
+
+    def _carry_out(self, effects: Sequence[kx.Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case kx.SendKx():
+                    channel = self._channels.get(effect.link)
+                    if channel is not None:
+                        channel.send(_KX + effect.octets)
+                case kx.Supplied():
+                    self._answer(effect.request_id, effect.keys)
+                case kx.Failed():
+                    self._answer(effect.request_id, effect.error)
+                case kx.Report():
+                    log.warning("relay: %s", effect)
+
+    def _answer(self, request_id: str, answer: list[SuppliedKey] | QtrunkError) -> None:
+        waiting = self._waiting.get(request_id)
+        if waiting is None or waiting.done():
+            # Whoever asked has gone. The keys are recorded as delivered and are worth nothing to anyone else.
+            return
+        if isinstance(answer, QtrunkError):
+            waiting.set_exception(answer)
+        else:
+            with contextlib.suppress(asyncio.InvalidStateError):
+                waiting.set_result(answer)

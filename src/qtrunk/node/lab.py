@@ -1,0 +1,254 @@
+"""A lab: all nodes of a topology as processes of this machine, with certificates, ports and secrets made on the spot.
+
+Layout of a state directory (mode 0700):
+
+    lab.json            the topology and the ports, fixed at the first `up`
+    plan.json           the processes, for the supervisor
+    pki/                the lab's CA
+    nodes/ID/           certificate, store, logs and configuration of a node
+    saes/ID/            certificate of an SAE (and keys it received but could not use yet)
+    operator/           certificate of the lab's operator (the command line)
+    optics/LINK/        configuration and socket of a simulated fibre
+    logs/               what processes print when they fail
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+from pathlib import Path
+
+import msgspec
+
+from qtrunk.base.errors import LabError
+from qtrunk.base.ids import SaeId
+from qtrunk.node.config import Address, LinkConfig, NodeConfig
+from qtrunk.node.pki import Credentials, LabPki
+from qtrunk.node.supervisor import ChildSpec, Plan
+from qtrunk.topology import Link, Node, Topology
+
+HOST = "127.0.0.1"
+PRESHARED_OCTETS = 4096
+"""Pre-shared secret of a link: enough to authenticate the first 42 blocks, should every one fail."""
+SOCKET_PATH_MAX = 100
+"""Longest path of a Unix socket that every Linux accepts, with some room."""
+
+
+class NodePorts(msgspec.Struct, frozen=True):
+    """Where one node of the lab listens on the loopback interface."""
+
+    key_api: int
+    admin_api: int
+    inter_node: int
+
+
+class LabRecord(msgspec.Struct, frozen=True):
+    """What stays the same over the life of a lab."""
+
+    version: int
+    topology: dict[str, object]
+    ports: dict[str, NodePorts]
+
+
+class Lab:
+    """One lab in its state directory."""
+
+    def __init__(self, state: Path, record: LabRecord) -> None:
+        self.state = state
+        self.topology = Topology.from_dict(record.topology)
+        self.ports = record.ports
+
+    @classmethod
+    def open(cls, state: Path) -> "Lab":
+        """An existing lab, or LabError."""
+        path = state / "lab.json"
+        try:
+            return cls(state, msgspec.json.decode(path.read_bytes(), type=LabRecord))
+        except FileNotFoundError as error:
+            raise LabError(f"no lab in {state}; start one with `qtrunk up TOPOLOGY`") from error
+        except msgspec.MsgspecError as error:
+            raise LabError(f"{path} is damaged ({error}); remove {state} to start afresh") from error
+
+    @classmethod
+    def prepare(cls, state: Path, topology: Topology) -> "Lab":
+        """Make or complete a lab for `topology`: ports, certificates, secrets, configurations. Idempotent."""
+        state = state.absolute()
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state.chmod(0o700)
+        path = state / "lab.json"
+        if path.exists():
+            lab = cls.open(state)
+            if lab.topology.to_dict() != topology.to_dict():
+                raise LabError(
+                    f"{state} holds a lab of topology {lab.topology.name} that differs from {topology.name}; "
+                    "use another --state DIR, or remove this one with its keys"
+                )
+            lab._refresh_ports(topology)
+        else:
+            lab = cls(state, LabRecord(1, topology.to_dict(), _choose_ports(topology, {})))
+        lab._write()
+        return lab
+
+    def credentials(self, sae: SaeId) -> Credentials:
+        """Certificate paths of an SAE of the lab."""
+        if self.topology.sae(sae) is None:
+            known = ", ".join(sorted(entry.id for entry in self.topology.saes))
+            raise LabError(f"SAE {sae!r} is not in topology {self.topology.name}; SAEs: {known}")
+        directory = self.state / "saes" / sae
+        return Credentials(directory / "cert.pem", directory / "key.pem", self.state / "pki" / "ca.pem")
+
+    def operator(self) -> Credentials:
+        """Certificate paths of the lab's operator."""
+        directory = self.state / "operator"
+        return Credentials(directory / "cert.pem", directory / "key.pem", self.state / "pki" / "ca.pem")
+
+    def kme_url(self, node: str) -> str:
+        """Base URL of a node's key API."""
+        return f"https://localhost:{self.ports[node].key_api}"
+
+    def optics_socket(self, link: str) -> Path:
+        """Socket of a link's simulated fibre."""
+        return self.state / "optics" / link / "optics.sock"
+
+    # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _refresh_ports(self, topology: Topology) -> None:
+        """Ports that somebody else took since the last `up` are chosen anew, if the topology leaves them free."""
+        taken = {
+            node: ports
+            for node, ports in self.ports.items()
+            if all(_is_free(port) for port in (ports.key_api, ports.admin_api, ports.inter_node))
+        }
+        self.ports = _choose_ports(topology, taken)
+
+    def _write(self) -> None:
+        longest = max((str(self.optics_socket(link.id)) for link in self.topology.links), key=len, default="")
+        if len(longest) > SOCKET_PATH_MAX:
+            raise LabError(f"state directory {self.state} is too long for Unix sockets; choose a shorter --state DIR")
+        pki = LabPki(self.state / "pki")
+        for node in self.topology.nodes:
+            credentials = pki.credentials(self.state / "nodes" / node.id, "kme", self.topology.kme_id(node.id))
+            self._write_node(node, credentials)
+        for sae in self.topology.saes:
+            pki.credentials(self.state / "saes" / sae.id, "sae", sae.id)
+        pki.credentials(self.state / "operator", "operator", "lab")
+        for link in self.topology.links:
+            self._write_optics(link)
+            self._write_preshared(link)
+        _write_json(self.state / "plan.json", Plan(self._children()))
+        _write_json(self.state / "lab.json", LabRecord(1, self.topology.to_dict(), self.ports))
+
+    def _children(self) -> list[ChildSpec]:
+        optics = [
+            ChildSpec(
+                f"optics-{link.id}",
+                "qtrunk.sim.optics",
+                ["--config", str(self.state / "optics" / link.id / "optics.json")],
+            )
+            for link in self.topology.links
+        ]
+        nodes = [
+            ChildSpec(
+                f"node-{node.id}", "qtrunk.node", ["--config", str(self.state / "nodes" / node.id / "node.json")]
+            )
+            for node in self.topology.nodes
+        ]
+        return optics + nodes
+
+    def _write_node(self, node: Node, credentials: Credentials) -> None:
+        ports = self.ports[node.id]
+        directory = self.state / "nodes" / node.id
+        config = NodeConfig(
+            node=node.id,
+            directory=str(directory),
+            key_api=Address(HOST, ports.key_api),
+            admin_api=Address(HOST, ports.admin_api),
+            inter_node=Address(HOST, ports.inter_node),
+            links=[
+                LinkConfig(
+                    link=link.id,
+                    device_socket=str(self.optics_socket(link.id)),
+                    peer=Address(HOST, self.ports[link.other(node.id)].inter_node),
+                    preshared_file=str(directory / f"preshared-{link.id}"),
+                )
+                for link in self.topology.links_of(node.id)
+            ],
+            topology=self.topology.to_dict(),
+            **credentials.as_json(),
+        )
+        _write_json(directory / "node.json", config)
+
+    def _write_optics(self, link: Link) -> None:
+        directory = self.state / "optics" / link.id
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write_json(
+            directory / "optics.json",
+            {
+                "link": link.id,
+                "socket": str(self.optics_socket(link.id)),
+                "length_km": link.length_km,
+                "loss_db": link.loss_db,
+                "equipment": self.topology.to_dict_equipment(link.equipment),
+            },
+        )
+
+    def _write_preshared(self, link: Link) -> None:
+        """A secret for both ends, once; a node takes it into its sealed store and shreds the file.
+
+        The marker comes last and no node runs before it, so a kill in between makes both secrets anew.
+        """
+        marker = self.state / "optics" / link.id / "preshared.made"
+        if marker.exists():
+            return
+        secret = secrets.token_bytes(PRESHARED_OCTETS)
+        for node in (link.alice, link.bob):
+            path = self.state / "nodes" / node / f"preshared-{link.id}"
+            part = path.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(secret)
+                out.flush()
+                os.fsync(out.fileno())
+            part.replace(path)
+        marker.touch()
+
+
+def _choose_ports(topology: Topology, kept: dict[str, NodePorts]) -> dict[str, NodePorts]:
+    """Ports for every node: from the topology where it gives them, kept ones, else free ones."""
+    with contextlib.ExitStack() as reserved:
+
+        def free() -> int:
+            listener = reserved.enter_context(socket.socket())
+            listener.bind((HOST, 0))
+            return int(listener.getsockname()[1])
+
+        return {
+            node.id: kept[node.id]
+            if node.id in kept
+            else NodePorts(
+                key_api=node.key_api_port or free(),
+                admin_api=node.admin_api_port or free(),
+                inter_node=node.inter_node_port or free(),
+            )
+            for node in topology.nodes
+        }
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def _write_json(path: Path, value: object) -> None:
+    part = path.with_suffix(".part")
+    with part.open("wb") as out:
+        out.write(msgspec.json.format(msgspec.json.encode(value)))
+        out.flush()
+        os.fsync(out.fileno())
+    part.replace(path)

@@ -1,0 +1,253 @@
+"""One end of a link in the real world: wires its session to the channel, the QKD module, the store and the clock.
+
+The session is CPU work (kernels, hashing) and disk work (durable moves), so each link end runs it in one thread of its
+own; connections stay on the event loop. Everything that happens to the session is an event in one queue, so it sees
+one thing at a time. Effects are carried out in order: what must be durable is so before the next octet goes out.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import threading
+from collections.abc import Callable
+
+from qtrunk.base.errors import AuthenticationFailed, DeviceError, StoreError, WireError
+from qtrunk.base.ids import LinkId
+from qtrunk.base.ports import Clock
+from qtrunk.distil import session as link_session
+from qtrunk.distil.parties import Destroy, Hold, Release, Report
+from qtrunk.distil.session import Arm, Disconnect, LinkAlice, LinkBob, SessionEffect, ToPeer
+from qtrunk.kms.store import KeyStore
+from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.channel import RETRY_S, Channel
+from qtrunk.node.device import DeviceEvent, Module
+from qtrunk.node.linkstate import LinkStatistics
+from qtrunk.quantum import device as device_messages
+from qtrunk.stages import Role
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+EVENTS_MAX = 4096
+CLASSICAL = "classical channel"
+
+
+class LinkRunner:
+    """Runs one link end until closed."""
+
+    def __init__(
+        self,
+        *,
+        link: LinkId,
+        role: Role,
+        session: LinkAlice | LinkBob,
+        module: Module,
+        store: KeyStore,
+        alarms: AlarmBoard,
+        clock: Clock,
+        pool_octets_max: int,
+        statistics: LinkStatistics,
+    ) -> None:
+        self.link = link
+        self.role = role
+        self.statistics = statistics
+        self._session = session
+        self._module = module
+        self._store = store
+        self._alarms = alarms
+        self._clock = clock
+        self._pool_octets_max = pool_octets_max
+        self._events: queue.Queue[Callable[[], list[SessionEffect]] | None] = queue.Queue(EVENTS_MAX)
+        self._channel: Channel | None = None
+        self._bound: Channel | None = None
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name=f"link-{link}", daemon=True)
+        self._stopping = False
+
+    # ── event loop side ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> list[asyncio.Task[None]]:
+        """Start the worker thread and the tasks that feed it."""
+        self._thread.start()
+        return [asyncio.create_task(self._tick()), asyncio.create_task(self._follow_module())]
+
+    def stop(self) -> None:
+        """Let the worker finish what it is doing, and no more."""
+        self._stopping = True
+        if self._channel is not None:
+            self._channel.close()
+        with contextlib.suppress(queue.Full):
+            self._events.put_nowait(None)
+        self._thread.join(5.0)
+
+    async def serve(self, channel: Channel) -> None:
+        """Use a fresh connection as the classical channel until it ends. A newer one replaces an older one."""
+        if self._channel is not None:
+            self._channel.close()
+        self._channel = channel
+        self.statistics.is_connected = True
+        self._alarms.clear(self.link, "ClassicalChannelLoss")
+        await self._post(lambda: self._bind(channel))
+        try:
+            while True:
+                octets = await channel.receive()
+                await self._post(lambda octets=octets: self._session.receive(octets))  # type: ignore[misc]
+        except (OSError, asyncio.IncompleteReadError, WireError):
+            pass
+        finally:
+            channel.close()
+            if self._channel is channel:
+                self._channel = None
+                self.statistics.is_connected = False
+                if not self._stopping:
+                    self._alarms.raise_alarm(
+                        self.link, "ClassicalChannelLoss", "major", "the classical channel to the peer is down"
+                    )
+                    await self._post(lambda: self._unbind(channel))
+
+    async def keep_dialling(self, connect: Callable[[], "asyncio.Future[Channel]"]) -> None:
+        """Alice's side: connect, serve, and again."""
+        while True:
+            try:
+                channel = await connect()
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                await asyncio.sleep(RETRY_S)
+                continue
+            except (AuthenticationFailed, WireError) as error:
+                self._alarms.raise_alarm(self.link, "PeerRefused", "critical", str(error))
+                await asyncio.sleep(10 * RETRY_S)
+                continue
+            self._alarms.clear(self.link, "PeerRefused")
+            await self.serve(channel)
+            await asyncio.sleep(RETRY_S)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            if self._events.qsize() < EVENTS_MAX // 2:
+                await self._post(self._on_tick)
+
+    async def _follow_module(self) -> None:
+        async for event in self._module.events():
+            await self._post(lambda event=event: self._on_module(event))  # type: ignore[misc]
+
+    async def _post(self, event: Callable[[], list[SessionEffect]]) -> None:
+        """Queue an event; when the worker is far behind, wait, which slows the sender down (bounded memory)."""
+        while not self._stopping:
+            try:
+                self._events.put_nowait(event)
+            except queue.Full:
+                await asyncio.sleep(0.01)
+            else:
+                return
+
+    # ── worker thread side ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _work(self) -> None:
+        try:
+            while True:
+                event = self._events.get()
+                if event is None or self._stopping:
+                    return
+                self._carry_out(event())
+        except BaseException:
+            # A bug here must not leave a node that looks alive but makes no keys: stop, the supervisor restarts it.
+            log.critical("link %s: the worker failed; the node stops", self.link, exc_info=True)
+            logging.shutdown()
+            os._exit(70)
+
+    def _bind(self, channel: Channel) -> list[SessionEffect]:
+        """From here on the session speaks to this connection; what it said to an older one is lost, as on a wire."""
+        effects = [] if self._bound is None else self._session.disconnected()
+        self._bound = channel
+        return effects + self._session.connected()
+
+    def _unbind(self, channel: Channel) -> list[SessionEffect]:
+        if self._bound is not channel:
+            return []
+        self._bound = None
+        return self._session.disconnected()
+
+    def _on_tick(self) -> list[SessionEffect]:
+        level = self._store.level(self.link)
+        self.statistics.note_level(level)
+        if isinstance(self._session, LinkAlice):
+            self._session.pause(is_paused=level.total_octets >= self._pool_octets_max)
+        return self._session.tick(self._clock.monotonic_s())
+
+    def _on_module(self, event: DeviceEvent) -> list[SessionEffect]:
+        session = self._session
+        match event:
+            case device_messages.Attached():
+                self.statistics.note_attached(event)
+                self._alarms.clear(self.link, "ModuleLoss")
+                return session.device_up()
+            case device_messages.Started():
+                return session.started(event.block)
+            case device_messages.Frame():
+                if isinstance(session, LinkBob):
+                    return session.frame(event.block, *device_messages.decode_frame(event))
+            case device_messages.Finished():
+                self.statistics.real_time_factor = event.real_time_factor
+                return session.finished(event.block)
+            case device_messages.Dropped():
+                return session.dropped(event.block, event.reason)
+            case DeviceError():
+                if self.statistics.is_module_up:
+                    self._alarms.raise_alarm(self.link, "ModuleLoss", "major", str(event))
+                self.statistics.is_module_up = False
+                return session.device_down()
+            case _:
+                raise AssertionError(f"unexpected module event {type(event).__name__}")
+        return []
+
+    def _carry_out(self, effects: list[SessionEffect]) -> None:
+        for effect in effects:
+            try:
+                self._carry_out_one(effect)
+            except StoreError as error:
+                # What could not be recorded must not be told: leave out the rest, ask again after reconnecting.
+                self._alarms.raise_alarm(self.link, "StorageFull", "critical", str(error))
+                self._disconnect()
+                return
+
+    def _carry_out_one(self, effect: SessionEffect) -> None:
+        match effect:
+            case ToPeer():
+                self._to_peer(effect.octets)
+            case Arm():
+                self._loop.call_soon_threadsafe(self._module.arm, effect.pulses, effect.seed)
+            case Hold():
+                self._store.hold(effect.key)
+            case Release():
+                self._store.release(self.link, effect.block)
+                self.statistics.note_released(self._store.block_record(self.link, effect.block))
+                for type_ in ("LinkOff", "StorageFull", "ProtocolError"):
+                    self._alarms.clear(self.link, type_)
+            case Destroy():
+                self._destroy(effect)
+            case Report():
+                self.statistics.note_report(effect)
+            case Disconnect():
+                log.warning("%s", effect.why)
+                self._alarms.raise_alarm(self.link, "ProtocolError", "major", effect.why)
+                self._disconnect()
+
+    def _destroy(self, effect: Destroy) -> None:
+        self._store.destroy(self.link, effect.block, effect.cause)
+        self.statistics.note_destroyed(effect)
+        log.warning("link %s block %d destroyed (%s): %s", self.link, effect.block, effect.cause, effect.why)
+        if effect.cause not in link_session.QUIET_CAUSES:
+            self._alarms.raise_alarm(
+                self.link, "LinkOff", "major", f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}"
+            )
+
+    def _to_peer(self, octets: bytes) -> None:
+        if self._bound is not None:
+            self._loop.call_soon_threadsafe(self._bound.send, octets)
+
+    def _disconnect(self) -> None:
+        if self._bound is not None:
+            self._loop.call_soon_threadsafe(self._bound.close)

@@ -1,0 +1,134 @@
+"""What is known of one link end: figures of the last block, rates, totals, state. Read by status, never by a protocol.
+
+Link states are those of ETSI GS QKD 015: PENDING (created, no key yet), ACTIVE (generating), PASSIVE (not generating,
+pool left), OFF. A link whose last block had to be destroyed is OFF as well, though keys made before stay good: the
+operator must see at once that the light is not trusted now.
+"""
+
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+
+from qtrunk.base.ports import Clock
+from qtrunk.distil.parties import Destroy, Report
+from qtrunk.distil.session import QUIET_CAUSES
+from qtrunk.kms.store import PoolLevel
+from qtrunk.quantum.device import Attached
+from qtrunk.stages import Role
+from qtrunk.topology import Link
+
+RATE_BLOCKS = 8
+"""Rates are means over so many blocks."""
+STALLED_S = 60.0
+
+
+@dataclass(slots=True)
+class _Block:
+    at_s: float
+    sifted_bits: int
+    secret_bits: int
+
+
+@dataclass(slots=True)
+class LinkStatistics:
+    """Figures of one link end. The worker thread writes, status reads."""
+
+    link: Link
+    role: Role
+    clock: Clock
+    block_s: float
+    is_connected: bool = False
+    is_module_up: bool = False
+    real_time_factor: float = 0.0
+    released: int = 0
+    destroyed: int = 0
+    last_block: int = 0
+    figures: dict[str, object] = field(default_factory=dict)
+    last_end: str = ""
+    """Why the last block was destroyed; empty after a good one."""
+    _level: PoolLevel | None = None
+    _recent: deque[_Block] = field(default_factory=lambda: deque(maxlen=RATE_BLOCKS))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note_attached(self, event: Attached) -> None:
+        """The QKD module answers."""
+        self.is_module_up = True
+
+    def note_level(self, level: PoolLevel) -> None:
+        """The store's levels, as of the last tick."""
+        self._level = level
+
+    def note_report(self, report: Report) -> None:
+        """Figures that a party made of a block."""
+        with self._lock:
+            self.figures = {**self.figures, **report.figures}
+
+    def note_released(self, record: dict[str, object]) -> None:
+        """A block became key."""
+        with self._lock:
+            self.released += 1
+            self.last_end = ""
+            self._append(int(str(record["sifted_bits"])), int(str(record["octets"])) * 8)
+
+    def note_destroyed(self, effect: Destroy) -> None:
+        """A block died."""
+        with self._lock:
+            self.destroyed += 1
+            if effect.cause not in QUIET_CAUSES:
+                self.last_end = f"{effect.cause}: {effect.why}"
+                self._append(0, 0)
+
+    def _append(self, sifted_bits: int, secret_bits: int) -> None:
+        self._recent.append(_Block(self.clock.monotonic_s(), sifted_bits, secret_bits))
+
+    def rates_bps(self) -> tuple[float, float]:
+        """Sifted and secret key rate, bit/s, over the last blocks (0 when none came for a while)."""
+        with self._lock:
+            blocks = list(self._recent)
+        if not blocks or self.clock.monotonic_s() - blocks[-1].at_s > max(STALLED_S, 4 * self.block_s):
+            return 0.0, 0.0
+        span_s = max(self.block_s * len(blocks), blocks[-1].at_s - blocks[0].at_s + self.block_s)
+        return (
+            sum(block.sifted_bits for block in blocks) / span_s,
+            sum(block.secret_bits for block in blocks) / span_s,
+        )
+
+    def state(self) -> str:
+        """ACTIVE, PASSIVE, PENDING or OFF."""
+        has_pool = self._level is not None and self._level.total_octets > 0
+        if self.last_end:
+            return "OFF"
+        if self.is_connected and self.is_module_up and self.released > 0:
+            return "ACTIVE"
+        if has_pool:
+            return "PASSIVE"
+        return "PENDING" if self.is_connected and self.is_module_up else "OFF"
+
+    def as_json(self) -> dict[str, object]:
+        """Everything, for status."""
+        sifted_bps, secret_bps = self.rates_bps()
+        level = self._level
+        with self._lock:
+            figures = dict(self.figures)
+        return {
+            "link": self.link.id,
+            "role": self.role.value,
+            "length_km": self.link.length_km,
+            "loss_db": self.link.loss_db,
+            "state": self.state(),
+            "why": self.last_end,
+            "sifted_bps": sifted_bps,
+            "secret_bps": secret_bps,
+            "pool_bits": 8 * level.total_octets if level else 0,
+            "own_bits": 8 * level.own_octets if level else 0,
+            "peer_bits": 8 * level.peer_octets if level else 0,
+            "auth_bits": 8 * level.auth_octets if level else 0,
+            "pending_bits": 8 * level.pending_octets if level else 0,
+            "blocks_released": self.released,
+            "blocks_destroyed": self.destroyed,
+            "real_time_factor": self.real_time_factor,
+            "clock_fraction": self.link.equipment.clock_fraction,
+            "is_connected": self.is_connected,
+            "is_module_up": self.is_module_up,
+            **figures,
+        }

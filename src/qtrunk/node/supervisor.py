@@ -1,0 +1,211 @@
+"""The lab's supervisor: starts every process of a lab, restarts what dies, stops all of it.
+
+    python -m qtrunk.node.supervisor --state DIR [--parent PID]
+
+Children ask the kernel to be told when the supervisor dies, so a killed supervisor leaves nothing running; they
+run in sessions of their own, so a Ctrl-C at the terminal reaches them as an orderly SIGTERM and in order. A child that
+keeps dying at once is restarted ever more slowly, up to BACKOFF_S_MAX.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+from qtrunk.base.errors import LabError
+from qtrunk.node.world import die_with_parent
+
+POLL_S = 0.05
+STOP_GRACE_S = 8.0
+BACKOFF_S_MAX = 5.0
+STABLE_S = 2.0
+"""A child that lived so long starts again without delay."""
+
+
+class ChildSpec(msgspec.Struct, frozen=True):
+    """One process of the lab."""
+
+    name: str
+    module: str
+    arguments: list[str]
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What the supervisor runs; written by `Lab.prepare`."""
+
+    children: list[ChildSpec]
+
+
+class SupervisorState(msgspec.Struct):
+    """What the supervisor says of itself in `supervisor.json`."""
+
+    pid: int
+    started_unix_s: float
+    children: dict[str, dict[str, int]]
+    """Name to `pid` and `restarts`."""
+
+
+@dataclass(slots=True)
+class _Child:
+    spec: ChildSpec
+    process: subprocess.Popen[bytes] | None = None
+    started_s: float = 0.0
+    restarts: int = 0
+    quick_deaths: int = 0
+    start_at_s: float = field(default=0.0)
+
+
+class Supervisor:
+    """Runs the children of one lab until told to stop."""
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._logs = state / "logs"
+        self._logs.mkdir(mode=0o700, exist_ok=True)
+        plan = msgspec.json.decode((state / "plan.json").read_bytes(), type=Plan)
+        self._children = [_Child(spec) for spec in plan.children]
+        self._is_stopping = False
+        self._started_unix_s = time.time()
+
+    def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        """Ask the run loop to end (also the signal handler)."""
+        self._is_stopping = True
+
+    def run(self) -> None:
+        """Start everything, keep it running, stop it in order."""
+        try:
+            while not self._is_stopping:
+                if self._look():
+                    self._write_state()
+                time.sleep(POLL_S)
+        finally:
+            self._stop_children()
+
+    def _look(self) -> bool:
+        """Start what is due, notice what died; whether anything changed."""
+        changed = False
+        now_s = time.monotonic()
+        for child in self._children:
+            if child.process is not None and child.process.poll() is not None:
+                self._note_death(child, now_s)
+                changed = True
+            if child.process is None and now_s >= child.start_at_s:
+                self._start(child, now_s)
+                changed = True
+        return changed
+
+    def _note_death(self, child: _Child, now_s: float) -> None:
+        child.process = None
+        child.restarts += 1
+        child.quick_deaths = child.quick_deaths + 1 if now_s - child.started_s < STABLE_S else 0
+        # The first quick deaths are forgiven: whoever kills processes on purpose is not made to wait.
+        delay_s = 0.0 if child.quick_deaths < 5 else min(BACKOFF_S_MAX, 0.25 * 2 ** (child.quick_deaths - 5))
+        child.start_at_s = now_s + delay_s
+
+    def _start(self, child: _Child, now_s: float) -> None:
+        with (self._logs / f"{child.spec.name}.out").open("ab") as out:
+            child.process = subprocess.Popen(
+                [sys.executable, "-m", child.spec.module, *child.spec.arguments, "--parent", str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                close_fds=True,
+            )
+        child.started_s = now_s
+
+    def _write_state(self) -> None:
+        state = SupervisorState(
+            pid=os.getpid(),
+            started_unix_s=self._started_unix_s,
+            children={
+                child.spec.name: {
+                    "pid": child.process.pid if child.process else 0,
+                    "restarts": child.restarts,
+                }
+                for child in self._children
+            },
+        )
+        part = self._state / "supervisor.json.part"
+        part.write_bytes(msgspec.json.encode(state))
+        part.replace(self._state / "supervisor.json")
+
+    def _stop_children(self) -> None:
+        """SIGTERM to all, a grace period, then SIGKILL; nothing stays behind."""
+        running = [child.process for child in self._children if child.process is not None]
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+        deadline_s = time.monotonic() + STOP_GRACE_S
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        (self._state / "supervisor.json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def exclusive_lock(state: Path) -> Iterator[None]:
+    """Hold the lab's lock; LabError if another supervisor has it."""
+    descriptor = os.open(state / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise LabError(f"lab {state} is already up; `qtrunk down --state {state}` stops it") from error
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_running(state: Path) -> bool:
+    """Whether a supervisor holds the lab's lock."""
+    if not (state / "supervisor.lock").exists():
+        return False
+    try:
+        with exclusive_lock(state):
+            return False
+    except LabError:
+        return True
+
+
+def running_state(state: Path) -> SupervisorState | None:
+    """What the running supervisor says, or None if there is none (or it has only just begun)."""
+    if not is_running(state):
+        return None
+    try:
+        return msgspec.json.decode((state / "supervisor.json").read_bytes(), type=SupervisorState)
+    except FileNotFoundError:
+        return None
+
+
+def main() -> None:
+    """Run the supervisor of one lab."""
+    parser = argparse.ArgumentParser(description="supervisor of a qtrunk lab")
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--parent", type=int, help="stop when this process is gone")
+    options = parser.parse_args()
+    if options.parent is not None:
+        die_with_parent(options.parent)
+    with exclusive_lock(options.state):
+        supervisor = Supervisor(options.state)
+        signal.signal(signal.SIGTERM, supervisor.stop)
+        signal.signal(signal.SIGINT, supervisor.stop)
+        supervisor.run()
+
+
+if __name__ == "__main__":
+    main()

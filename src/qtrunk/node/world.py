@@ -1,0 +1,48 @@
+"""The real world behind the ports: clock, dice, and staying with the parent process."""
+
+import ctypes
+import os
+import signal
+import time
+
+from qtrunk.base.errors import LabError
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+
+
+class SystemClock:
+    """`base.ports.Clock` on the machine's clocks."""
+
+    def unix_s(self) -> float:
+        """Seconds since 1970-01-01T00:00Z."""
+        return time.time()
+
+    def monotonic_s(self) -> float:
+        """Seconds of a clock that never goes back."""
+        return time.monotonic()
+
+
+class SystemRandom:
+    """`base.ports.Random` on the operating system's generator (getrandom(2))."""
+
+    def octets(self, count: int) -> bytes:
+        """`count` unpredictable octets."""
+        return os.urandom(count)
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Ask the kernel for SIGTERM when the parent dies, so that a killed lab leaves nothing running."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
+        raise LabError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
+    if os.getppid() != parent_pid:
+        # The parent went between our start and the call above: the signal would never come.
+        raise LabError("the supervisor that started this process is gone")
+
+
+def forbid_core_dumps() -> None:
+    """Key material in memory stays out of core dumps and away from ptrace by other processes."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise LabError(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")
