@@ -23,7 +23,7 @@ namespace {
 
 const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
     static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_candidates, thin_clicks, ldpc_syndrome,
-                               ldpc_decode,             multiply,          poly_hash};
+                               ldpc_decode,             middle_product,    poly_hash};
     return &table;
 }
 

@@ -42,7 +42,7 @@ struct Kernels {
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, uint8_t* syndrome);
     int (*ldpc_decode)(const QcCode& code, const uint8_t* syndrome, const int8_t* channel, int iterations_max,
                        uint8_t* errors);
-    void (*multiply)(uint64_t* product, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
+    void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
 };
 
@@ -50,6 +50,7 @@ const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // nullptr where not compiled in
 const Kernels* avx512_kernels();  // nullptr where not compiled in
 
-size_t multiply_scratch_words(size_t words);
+size_t middle_size(size_t words);           // the next size at or above that middle_product can take
+size_t middle_scratch_words(size_t words);
 
 }  // namespace qtrunk

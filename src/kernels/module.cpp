@@ -43,7 +43,8 @@ bool runs_here(const std::string& name) {
     if (name == "avx2") return avx2_kernels() && v3;
     if (name == "avx512")
         return avx512_kernels() && v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("vpclmulqdq");
 #endif
     return false;
 }
@@ -202,29 +203,27 @@ void window(const std::vector<uint64_t>& from_words, int64_t from, uint64_t* out
     }
 }
 
-// y_i = XOR_j s[i - j + n - 1] x_j: coefficients n-1 .. n+l-2 of the product of seed and input, chunk by chunk of the input.
+// y_i = XOR_j s[i - j + n - 1] x_j, the input taken in chunks as long as the output.
 void toeplitz(const std::vector<uint64_t>& seed, const std::vector<uint64_t>& input, size_t n, size_t l,
               std::vector<uint64_t>& output) {
-    const size_t c = output.size();  // words of a chunk and of the output
-    std::vector<uint64_t> scratch(multiply_scratch_words(c)), low(c), high(c), product(2 * c);
-    const size_t bits = 64 * c;
+    const size_t c = output.size(), size = middle_size(c + 1);
+    std::vector<uint64_t> scratch(middle_scratch_words(size)), a(2 * size), b(size), sums(2 * size);
     for (size_t k = 0; k * c < input.size(); ++k) {
-        std::vector<uint64_t> chunk(c, 0);
-        const size_t here = std::min(c, input.size() - k * c);
-        std::copy_n(input.begin() + static_cast<int64_t>(k * c), here, chunk.begin());
-        // The chunk's bit j meets seed bit i - (k bits + j) + n - 1; the window begins at the smallest of those, for i = 0
-        // and j = bits - 1, and output bit i is coefficient i + bits - 1 of window times chunk.
-        const int64_t from = static_cast<int64_t>(n) - static_cast<int64_t>((k + 1) * bits);
-        window(seed, from, low.data(), c);
-        window(seed, from + static_cast<int64_t>(bits), high.data(), c);
-        kernels().multiply(product.data(), low.data(), chunk.data(), c, scratch.data());
-        // Coefficients bits-1 .. 2 bits-2 of the lower product: its upper half, one bit earlier.
-        for (size_t i = 0; i < c; ++i) output[i] ^= product[c + i] << 1 | product[c + i - 1] >> 63;
-        kernels().multiply(product.data(), high.data(), chunk.data(), c, scratch.data());
-        // The upper window lies `bits` higher: its coefficients 0 .. bits-2 add to coefficients bits .. of the whole.
-        for (size_t i = 0; i < c; ++i) output[i] ^= product[i] << 1 | (i ? product[i - 1] >> 63 : 0);
+        std::fill(b.begin(), b.end(), 0);
+        std::copy_n(input.begin() + static_cast<int64_t>(k * c), std::min(c, input.size() - k * c), b.begin());
+        // Input bit j of this chunk meets seed bit i - j + (n - 1 - 64 k c). Let w be the seed from bit n - 64 (k + 1) c - 1
+        // on: output word i is word c + i of the product of w and b, the low half of SUM_j w[c + i - j] b[j] and the
+        // high half of the sum before it. The window begins size - c words earlier because b is padded to `size`.
+        const int64_t from = static_cast<int64_t>(n) - 64 * static_cast<int64_t>((k + 1) * c) - 1;
+        window(seed, from - 64 * static_cast<int64_t>(size - c), a.data(), 2 * size - 1);
+        kernels().middle_product(sums.data(), a.data(), b.data(), size, scratch.data());
+        for (size_t i = 0; i < c; ++i) output[i] ^= sums[2 * (i + 1)] ^ sums[2 * i + 1];
     }
     if (l % 64) output[l / 64] &= (1ull << (l % 64)) - 1;
+    // The sums are linear in the secret input: leave nothing of it behind.
+    std::fill(b.begin(), b.end(), 0);
+    std::fill(sums.begin(), sums.end(), 0);
+    std::fill(scratch.begin(), scratch.end(), 0);
 }
 
 Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> seed, size_t l) {
@@ -327,7 +326,13 @@ Array<uint64_t> decode_gaps(Vector<uint8_t> octets, size_t count, uint64_t limit
 
 }  // namespace
 
-size_t qtrunk::multiply_scratch_words(size_t words) { return 8 * words + 1024; }
+size_t qtrunk::middle_size(size_t words) {
+    size_t unit = 8;
+    while (8 * unit < words) unit *= 2;
+    return std::max(4 * unit, (words + unit - 1) / unit * unit);
+}
+
+size_t qtrunk::middle_scratch_words(size_t words) { return 5 * words + 64; }
 
 NB_MODULE(_kernels, m) {
     in_force = best();
