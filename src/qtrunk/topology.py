@@ -21,10 +21,10 @@ class Equipment:
     """
 
     clock_hz: float = 1.25e9
-    intensities: tuple[float, float, float] = (0.5, 0.18, 0.0002)
+    intensities: tuple[float, float, float] = (0.46, 0.20, 0.0002)
     """Mean photon numbers of signal, decoy and vacuum; the last is what the modulator lets through."""
-    probabilities: tuple[float, float, float] = (0.75, 0.15, 0.10)
-    key_basis_probability: float = 0.9
+    probabilities: tuple[float, float, float] = (0.48, 0.42, 0.10)
+    key_basis_probability: float = 0.78
     visibility: float = 0.99
     residual_phase_rad: float = 0.11
     receiver_loss_db: float = 6.0

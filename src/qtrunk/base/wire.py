@@ -33,7 +33,8 @@ def decode(octets: bytes | memoryview, kind: type[M]) -> M:
     """Parse octets as `kind` (a Message class, or a union of them), or raise WireError."""
     try:
         return msgspec.msgpack.decode(octets, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        # msgspec lets the codec's own error through where text is not UTF-8.
         raise WireError(f"not a valid message: {error}") from error
 
 

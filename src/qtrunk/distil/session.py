@@ -36,6 +36,7 @@ from qtrunk.distil.parties import (
     Release,
     Report,
     Send,
+    Unsettled,
 )
 from qtrunk.stages import Detections, Octets, Positions, Pulses, QkdKey, Role, Settings
 
@@ -183,6 +184,8 @@ class _Session:
         for effect in effects:
             if isinstance(effect, Send):
                 wrapped.append(ToPeer(_BLOCK_HEADER.pack(_BLOCK, block) + effect.octets))
+            elif isinstance(effect, Unsettled):
+                wrapped.append(Disconnect(f"link {self._end.link} block {effect.block}: {effect.why}"))
             else:
                 wrapped.append(effect)
         return wrapped

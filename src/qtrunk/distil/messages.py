@@ -1,0 +1,101 @@
+"""What Alice and Bob say about one block, and the packing of bits in it. Every count is checked before it is used."""
+
+import numpy as np
+
+from qtrunk import kernels
+from qtrunk.base.errors import WireError
+from qtrunk.base.wire import Message
+from qtrunk.stages import Octets, Positions
+
+
+class Detected(Message, tag="detected"):
+    """Bob, after the light of the block is over: where he clicked, in which bases, and his test-basis bits."""
+
+    pulses: int
+    count: int
+    gaps: bytes
+    bases: bytes
+    test_bits: bytes
+
+
+class Sifted(Message, tag="sifted"):
+    """Alice: which clicks match, their intensities (two bit planes), test errors, code and syndromes of her key."""
+
+    matches: bytes
+    intensity_low: bytes
+    intensity_high: bytes
+    test_errors: bytes
+    code: str
+    syndromes: bytes
+
+
+class Decoded(Message, tag="decoded"):
+    """Bob: frames he could not reconcile, and how many errors he corrected in the others."""
+
+    failed: list[int]
+    errors: int
+
+
+class Proof(Message, tag="proof"):
+    """Alice: disclosed frames, verification hash with its fresh key, the key's length, the Toeplitz seed, and which
+    authentication keys this block uses."""
+
+    disclosed: bytes
+    verify_key: bytes
+    verify_hash: bytes
+    length_octets: int
+    auth_octets: int
+    seed: bytes
+    auth_block: int
+    auth_offset: int
+
+
+class Accept(Message, tag="accept"):
+    """Bob: his tag over everything said so far."""
+
+    tag: bytes
+
+
+class Confirm(Message, tag="confirm"):
+    """Alice: her tag over everything said so far."""
+
+    tag: bytes
+
+
+class Released(Message, tag="released"):
+    """Bob: his key is available now."""
+
+    tag: bytes
+
+
+class Abort(Message, tag="abort"):
+    """Either: the block is destroyed."""
+
+    cause: str
+    why: str
+
+
+BlockMessage = Detected | Sifted | Decoded | Proof | Accept | Confirm | Released | Abort
+
+
+def pack(bits: Octets) -> bytes:
+    """Zeros and ones as octets, most significant bit first."""
+    return np.packbits(bits).tobytes()
+
+
+def unpack(octets: bytes, count: int, field: str) -> Octets:
+    """The inverse; WireError unless there are exactly so many, with zeros behind them."""
+    if len(octets) != (count + 7) // 8:
+        raise WireError(f"{field}: {(count + 7) // 8} octets are needed for {count} bits, {len(octets)} came")
+    bits = np.unpackbits(np.frombuffer(octets, np.uint8))
+    if bits[count:].any():
+        raise WireError(f"{field}: bits behind the last one must be zero")
+    return bits[:count]
+
+
+def unpack_positions(message: Detected) -> Positions:
+    """Bob's clicks; WireError unless they are ascending positions within the block."""
+    try:
+        return kernels.decode_gaps(np.frombuffer(message.gaps, np.uint8), message.count, message.pulses)
+    except (ValueError, TypeError) as error:
+        raise WireError(f"positions of clicks: {error}") from error

@@ -1,0 +1,501 @@
+"""Alice's and Bob's machines for one block: octets and detections in, octets and key out. No I/O.
+
+    1  Bob    Detected   positions of clicks, bases, test-basis bits      (the light of the block is over)
+    2  Alice  Sifted     matches, intensities, test errors, code, syndromes
+    3  Bob    Decoded    frames that did not decode
+    4  Alice  Proof      those frames, verification hash, length, Toeplitz seed, authentication keys
+    5  Bob    Accept     tag over 1 to 4          Bob holds the key (durable) before this goes out
+    6  Alice  Confirm    tag over 1 to 5          Alice holds hers before this goes out
+    7  Bob    Released   tag over 1 to 6          Bob's key is available; Alice's when this verifies
+
+Authentication is delayed and covers the whole transcript of both directions: nothing is believed that would let a key out before
+the tags verify (security: Tupkary, Nahar, Tan, arXiv:2601.17960). Both compute the key's length from the same counts and must agree. Each
+tag has keys of its own and a label with protocol version, role, nodes, link and block, so none can be reflected or replayed.
+
+Until a party holds a key, any doubt ends in Destroy at both ends. Once it holds one, the other end may hold (or have released) it too, so
+a doubt is Unsettled instead: the session reconnects and settles it with authenticated messages. Calls are CPU work of up to some
+hundred milliseconds; the shell runs them in a thread.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from qtrunk.base.errors import AuthenticationFailed, BlockAborted, KeyExhausted, QtrunkError, WireError
+from qtrunk.base.ids import NodeId
+from qtrunk.base.ports import Random
+from qtrunk.base.secret import Secret
+from qtrunk.base.wire import decode, encode
+from qtrunk.crypto import its, universal
+from qtrunk.distil import messages as wire
+from qtrunk.distil import sift
+from qtrunk.distil.keylength import PROOF, EpsilonBudget, KeyLength, key_length
+from qtrunk.distil.reconcile import Plan, choose, index
+from qtrunk.distil.verify import VERIFY_BITS, check_hash, make_hash
+from qtrunk.kernels import encode_gaps
+from qtrunk.stages import (
+    TEST_BASIS,
+    Detections,
+    Epsilon,
+    Observations,
+    Octets,
+    Positions,
+    Pulses,
+    QkdKey,
+    ReconciledBlock,
+    Role,
+    Settings,
+)
+
+PROTOCOL = "qtrunk distil 1"
+AUTH_OCTETS = 3 * its.WC_KEY_OCTETS
+"""Authentication key of one block: one 32-octet key for each of Accept, Confirm and Released."""
+KEY_OCTETS_STEP = 16
+CAUSES = frozenset({"qber", "no-key", "verification", "authentication", "protocol", "leak-budget", "auth-key"})
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send these octets to the peer."""
+
+    octets: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Store this key as pending, durably, before the next effect."""
+
+    key: QkdKey
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Make the held key of a block available."""
+
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destroy:
+    """The block is dead; whatever exists of it goes."""
+
+    block: int
+    cause: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unsettled:
+    """The key is held here, but whether the peer holds it is in doubt: settle it on a new connection."""
+
+    block: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Figures of a block for the operator; no secrets."""
+
+    block: int
+    figures: dict[str, object]
+
+
+Effect = Send | Hold | Release | Destroy | Unsettled | Report
+
+
+@dataclass(frozen=True, slots=True)
+class AuthReservation:
+    """Where in the link's authentication key a reservation lies, and its octets."""
+
+    block: int
+    offset: int
+    material: Secret
+
+
+class AuthLedger(Protocol):
+    """The link's authentication key: every octet is spent once, on disk before it is returned."""
+
+    def reserve(self) -> AuthReservation:
+        """The next AUTH_OCTETS; KeyExhausted when there are none."""
+
+    def take(self, block: int, offset: int) -> Secret:
+        """The octets that the peer reserved; AuthenticationFailed for any that were reserved or taken before."""
+
+    def level_octets(self) -> int:
+        """What is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistilParameters:
+    """The same at both ends of a link."""
+
+    budget: EpsilonBudget = field(default_factory=EpsilonBudget)
+    bounds: str = "exact"
+    qber_abort: float = 0.11
+    """Test-basis error rate above which a block is destroyed whatever the formula says."""
+    qber_suspect: float = 0.04
+    """A block without key is blamed on its error rate from here on, else on poor statistics."""
+    auth_target_octets: int = 16 << 10
+    """Blocks top up the authentication key to this level first."""
+
+
+class _Party(ABC):
+    """What both share: transcript, labels, the end of a block."""
+
+    role: Role
+
+    def __init__(
+        self,
+        *,
+        alice: NodeId,
+        bob: NodeId,
+        pulses: Pulses,
+        parameters: DistilParameters,
+        auth: AuthLedger,
+        random: Random,
+        now: Callable[[], float],
+    ) -> None:
+        self._alice = alice
+        self._bob = bob
+        self._pulses = pulses
+        self._parameters = parameters
+        self._auth = auth
+        self._random = random
+        self._now = now
+        self._transcript: list[bytes] = []
+        self._is_over = False
+        self.is_held = False
+        """The key was given to Hold and neither released nor destroyed yet."""
+
+    def receive(self, octets: bytes) -> list[Effect]:
+        """One message from the peer."""
+        if self._is_over:
+            return []
+        try:
+            message = decode(octets, wire.BlockMessage)
+            if isinstance(message, wire.Abort):
+                return self._aborted(message)
+            return self._handle(message, octets)
+        except BlockAborted as error:
+            return self._give_up(error.cause, str(error))
+        except AuthenticationFailed as error:
+            return self._give_up("authentication", str(error))
+        except KeyExhausted as error:
+            return self._give_up("auth-key", str(error))
+        except QtrunkError as error:
+            return self._give_up("protocol", str(error))
+
+    @abstractmethod
+    def _handle(self, message: wire.BlockMessage, octets: bytes) -> list[Effect]: ...
+
+    def _aborted(self, message: wire.Abort) -> list[Effect]:
+        # Unauthenticated: enough to destroy a block that nobody holds, never one that the peer may have released.
+        if self.is_held:
+            return [Unsettled(self._pulses.block, "the peer says that it aborted")]
+        self._is_over = True
+        cause = message.cause if message.cause in CAUSES else "protocol"
+        return [Destroy(self._pulses.block, cause, f"the peer aborted: {message.why[:300]}")]
+
+    def _give_up(self, cause: str, why: str) -> list[Effect]:
+        if self.is_held:
+            return [Unsettled(self._pulses.block, why)]
+        self._is_over = True
+        abort = wire.Abort(cause=cause, why=why)
+        return [Send(encode(abort)), Destroy(self._pulses.block, cause, why)]
+
+    def _label(self, what: str) -> bytes:
+        pulses = self._pulses
+        return "|".join([PROTOCOL, what, self._alice, self._bob, pulses.link, str(pulses.block)]).encode()
+
+    def _say(self, message: wire.BlockMessage) -> Send:
+        octets = encode(message)
+        self._transcript.append(octets)
+        return Send(octets)
+
+    def _length(self, seen: Observations, leak_bits: int) -> KeyLength:
+        return key_length(seen, leak_bits, self._parameters.budget, self._parameters.bounds)
+
+    def _key(self, done: ReconciledBlock, proof: wire.Proof) -> QkdKey:
+        """Privacy amplification, and the record that goes with the key."""
+        material = universal.toeplitz(done.bits, proof.seed, 8 * proof.length_octets)
+        # Detected to Proof, and some room for the short messages behind them: alike at both ends.
+        octets = sum(len(part) for part in self._transcript[:4]) + 256
+        return QkdKey(
+            link=self._pulses.link,
+            block=self._pulses.block,
+            material=Secret(material),
+            auth_octets=proof.auth_octets,
+            epsilon=Epsilon(
+                secret=self._parameters.budget.secret,
+                correct=done.epsilon_correct,
+                authentic=3 * its.forgery_probability(octets, 6),
+            ),
+            sifted_bits=len(done.bits),
+            leak_bits=done.leak_bits,
+            qber_key=done.key_errors / max(1, len(done.bits)),
+            qber_test=done.observations.test_qber,
+            proof=PROOF,
+            made_unix_s=self._now(),
+        )
+
+    def _report(self, **figures: object) -> Report:
+        return Report(self._pulses.block, {"block": self._pulses.block, **figures})
+
+    def _report_counts(self, seen: Observations, clicks: int) -> Report:
+        count = self._pulses.count
+        basis = self._pulses.key_basis_probability
+        gains = [
+            (k + t) / (count * p * (basis**2 + (1 - basis) ** 2))
+            for k, t, p in zip(seen.key_counts, seen.test_counts, seen.probabilities, strict=True)
+        ]
+        return self._report(
+            qber_test=seen.test_qber, detections=clicks, sifted_bits=seen.key_total, gains=gains
+        )
+
+
+class BlockAlice(_Party):
+    """Alice in one block. `settings` tells what her transmitter sent at some positions."""
+
+    role = Role.ALICE
+
+    def __init__(self, *, settings: Callable[[Positions], Settings], **common: object) -> None:
+        super().__init__(**common)  # type: ignore[arg-type]
+        self._settings = settings
+        self._seen: Observations | None = None
+        self._plan: Plan | None = None
+        self._bits: Octets = np.zeros(0, np.uint8)
+        self._done: ReconciledBlock | None = None
+        self._proof: wire.Proof | None = None
+        self._auth_key: Secret | None = None
+
+    def _handle(self, message: wire.BlockMessage, octets: bytes) -> list[Effect]:
+        match message:
+            case wire.Detected() if self._seen is None:
+                return self._detected(message, octets)
+            case wire.Decoded() if self._plan is not None and self._proof is None:
+                return self._decoded(message, octets)
+            case wire.Accept() if self._proof is not None and not self.is_held:
+                return self._accepted(message, octets)
+            case wire.Released() if self.is_held:
+                return self._released(message)
+        raise WireError(f"Alice does not expect {type(message).__name__} now")
+
+    def _detected(self, message: wire.Detected, octets: bytes) -> list[Effect]:
+        if message.pulses != self._pulses.count:
+            raise WireError(f"block of {message.pulses} pulses: {self._pulses.count} were agreed")
+        self._transcript.append(octets)
+        positions = wire.unpack_positions(message)
+        bob_basis = wire.unpack(message.bases, message.count, "bases")
+        bob_test_bits = wire.unpack(message.test_bits, int(np.sum(bob_basis == TEST_BASIS)), "test bits")
+        sent = self._settings(positions)
+        in_key = sift.key_clicks(sent.basis, bob_basis)
+        in_test = sift.tested_clicks(sent.basis, bob_basis)
+        bob_bit = np.zeros(message.count, np.uint8)
+        bob_bit[bob_basis == TEST_BASIS] = bob_test_bits
+        test_error = (sent.bit ^ bob_bit)[in_test]
+        self._seen = seen = sift.observe(self._pulses, sent.intensity[in_key], sent.intensity[in_test], test_error)
+        self._bits = sent.bit[in_key]
+        matches = in_key | in_test
+        report = self._report_counts(seen, message.count)
+        try:
+            plan = self._plan_for(seen)
+        except BlockAborted as error:
+            return [report, *self._give_up(error.cause, str(error))]
+        self._plan = plan
+        intensity = sent.intensity[matches]
+        sifted = wire.Sifted(
+            matches=wire.pack(matches),
+            intensity_low=wire.pack(intensity & 1),
+            intensity_high=wire.pack(intensity >> 1),
+            test_errors=wire.pack(test_error),
+            code=plan.entry.name,
+            syndromes=plan.syndromes(self._bits),
+        )
+        return [report, self._say(sifted)]
+
+    def _plan_for(self, seen: Observations) -> Plan:
+        """The code, or BlockAborted where no key can come of this block: nothing is said about it then."""
+        qber = seen.test_qber
+        if qber > self._parameters.qber_abort and sum(seen.test_counts) > 0:
+            raise BlockAborted("qber", f"QBER {qber:.2%} in the test basis, above {self._parameters.qber_abort:.0%}")
+        errors, tested = sum(seen.test_errors), sum(seen.test_counts)
+        if tested == 0 or seen.key_total == 0:
+            raise BlockAborted("no-key", "no clicks in the key or the test basis: is there light on the fibre?")
+        plan = Plan(choose(errors, tested), seen.key_total)
+        if self._length(seen, plan.leak_bits(()) + VERIFY_BITS).length_bits < 8 * 2 * AUTH_OCTETS:
+            cause = "qber" if qber > self._parameters.qber_suspect else "no-key"
+            raise BlockAborted(cause, f"no secret key from {seen.key_total} sifted bits at QBER {qber:.2%}")
+        return plan
+
+    def _decoded(self, message: wire.Decoded, octets: bytes) -> list[Effect]:
+        assert self._plan is not None
+        assert self._seen is not None
+        failed = tuple(message.failed)
+        self._plan.check_failed(failed)
+        if not 0 <= message.errors <= self._plan.bits:
+            raise WireError("errors: more than there are bits")
+        self._transcript.append(octets)
+        leak_bits = self._plan.leak_bits(failed) + VERIFY_BITS
+        length_octets = usable_octets(self._length(self._seen, leak_bits))
+        verify_key = self._random.octets(universal.HASH_OCTETS)
+        verify_hash, epsilon_correct = make_hash(verify_key, self._bits)
+        reservation = self._auth.reserve()
+        self._auth_key = reservation.material
+        self._done = ReconciledBlock(
+            bits=self._bits,
+            observations=self._seen,
+            leak_bits=leak_bits,
+            epsilon_correct=epsilon_correct,
+            key_errors=message.errors,
+        )
+        wanted = self._parameters.auth_target_octets - self._auth.level_octets()
+        auth_octets = min(length_octets // 2, max(AUTH_OCTETS, wanted))
+        self._proof = wire.Proof(
+            disclosed=self._plan.disclose(self._bits, failed),
+            verify_key=verify_key,
+            verify_hash=verify_hash,
+            length_octets=length_octets,
+            auth_octets=auth_octets - auth_octets % KEY_OCTETS_STEP,
+            seed=self._random.octets(universal.toeplitz_seed_octets(self._plan.bits, 8 * length_octets)),
+            auth_block=reservation.block,
+            auth_offset=reservation.offset,
+        )
+        return [self._say(self._proof)]
+
+    def _accepted(self, message: wire.Accept, octets: bytes) -> list[Effect]:
+        assert self._auth_key is not None
+        assert self._proof is not None
+        assert self._done is not None
+        key = self._auth_key.reveal()
+        its.verify(key[:32], self._label("accept"), self._transcript, message.tag)
+        self._transcript.append(octets)
+        made = self._key(self._done, self._proof)
+        self.is_held = True
+        confirm = wire.Confirm(tag=its.tag(key[32:64], self._label("confirm"), self._transcript))
+        return [Hold(made), self._say(confirm), self._report(qber_key=made.qber_key, leak_bits=made.leak_bits)]
+
+    def _released(self, message: wire.Released) -> list[Effect]:
+        assert self._auth_key is not None
+        its.verify(self._auth_key.reveal()[64:], self._label("released"), self._transcript, message.tag)
+        self._auth_key.wipe()
+        self._is_over, self.is_held = True, False
+        return [Release(self._pulses.block)]
+
+
+class BlockBob(_Party):
+    """Bob in one block."""
+
+    role = Role.BOB
+
+    def __init__(self, *, detections: Detections, **common: object) -> None:
+        super().__init__(**common)  # type: ignore[arg-type]
+        self._detections = detections
+        self._seen: Observations | None = None
+        self._plan: Plan | None = None
+        self._bits: Octets = np.zeros(0, np.uint8)
+        self._failed: tuple[int, ...] = ()
+        self._errors = 0
+        self._auth_key: Secret | None = None
+        self._has_accepted = False
+
+    def start(self) -> list[Effect]:
+        """Speak first, once the light of the block is over."""
+        seen = self._detections
+        detected = wire.Detected(
+            pulses=self._pulses.count,
+            count=len(seen.positions),
+            gaps=encode_gaps(seen.positions).tobytes(),
+            bases=wire.pack(seen.basis),
+            test_bits=wire.pack(seen.bit[seen.basis == TEST_BASIS]),
+        )
+        return [self._say(detected)]
+
+    def _handle(self, message: wire.BlockMessage, octets: bytes) -> list[Effect]:
+        match message:
+            case wire.Sifted() if self._seen is None:
+                return self._sifted(message, octets)
+            case wire.Proof() if self._plan is not None and not self._has_accepted:
+                return self._proved(message, octets)
+            case wire.Confirm() if self.is_held:
+                return self._confirmed(message, octets)
+        raise WireError(f"Bob does not expect {type(message).__name__} now")
+
+    def _sifted(self, message: wire.Sifted, octets: bytes) -> list[Effect]:
+        self._transcript.append(octets)
+        clicks = self._detections
+        matches = wire.unpack(message.matches, len(clicks.positions), "matches").astype(bool)
+        count = int(matches.sum())
+        low = wire.unpack(message.intensity_low, count, "intensity_low")
+        high = wire.unpack(message.intensity_high, count, "intensity_high")
+        intensity = low | high << 1
+        if count and int(intensity.max()) >= len(self._pulses.intensities):
+            raise WireError("intensity: there are only three")
+        basis = clicks.basis[matches]
+        is_test = basis == TEST_BASIS
+        test_error = wire.unpack(message.test_errors, int(is_test.sum()), "test errors")
+        self._seen = seen = sift.observe(self._pulses, intensity[~is_test], intensity[is_test], test_error)
+        report = self._report_counts(seen, len(clicks.positions))
+        if sum(seen.test_counts) == 0 or seen.key_total == 0:
+            raise BlockAborted("no-key", "no clicks in the key or the test basis")
+        entry = next((entry for entry in index() if entry.name == message.code), None)
+        if entry is None or entry != choose(sum(seen.test_errors), sum(seen.test_counts)):
+            raise WireError(f"code {message.code[:40]!r} is not the one that the test errors call for")
+        self._plan = Plan(entry, seen.key_total)
+        own = clicks.bit[matches][~is_test]
+        self._bits, self._failed = self._plan.correct(own, message.syndromes, entry.design_qber)
+        self._plan.check_failed(self._failed)
+        self._errors = int(np.sum(self._bits ^ own))
+        return [report, self._say(wire.Decoded(failed=list(self._failed), errors=self._errors))]
+
+    def _proved(self, message: wire.Proof, octets: bytes) -> list[Effect]:
+        assert self._plan is not None
+        assert self._seen is not None
+        leak_bits = self._plan.leak_bits(self._failed) + VERIFY_BITS
+        length_octets = usable_octets(self._length(self._seen, leak_bits))
+        if message.length_octets != length_octets:
+            raise WireError(f"key of {message.length_octets} octets: {length_octets} follow from what both saw")
+        if not AUTH_OCTETS <= message.auth_octets <= length_octets // 2 or message.auth_octets % KEY_OCTETS_STEP:
+            raise WireError("auth_octets: from one block's need to half of the key, in steps of 16")
+        if len(message.seed) != universal.toeplitz_seed_octets(self._plan.bits, 8 * length_octets):
+            raise WireError("Toeplitz seed: wrong length")
+        bits = self._plan.fill_in(self._bits, self._failed, message.disclosed)
+        epsilon_correct = check_hash(message.verify_key, bits, message.verify_hash)
+        self._auth_key = self._auth.take(message.auth_block, message.auth_offset)
+        self._transcript.append(octets)
+        done = ReconciledBlock(
+            bits=bits,
+            observations=self._seen,
+            leak_bits=leak_bits,
+            epsilon_correct=epsilon_correct,
+            key_errors=self._errors,
+        )
+        made = self._key(done, message)
+        self.is_held = self._has_accepted = True
+        tag = its.tag(self._auth_key.reveal()[:32], self._label("accept"), self._transcript)
+        return [
+            Hold(made),
+            self._say(wire.Accept(tag=tag)),
+            self._report(qber_key=made.qber_key, leak_bits=leak_bits, frames_failed=len(self._failed)),
+        ]
+
+    def _confirmed(self, message: wire.Confirm, octets: bytes) -> list[Effect]:
+        assert self._auth_key is not None
+        key = self._auth_key.reveal()
+        its.verify(key[32:64], self._label("confirm"), self._transcript, message.tag)
+        self._transcript.append(octets)
+        released = wire.Released(tag=its.tag(key[64:], self._label("released"), self._transcript))
+        self._auth_key.wipe()
+        self._is_over, self.is_held = True, False
+        return [Release(self._pulses.block), Send(encode(released))]
+
+
+def usable_octets(length: KeyLength) -> int:
+    """Whole steps of key, or BlockAborted when authentication would eat it all."""
+    octets = length.length_bits // 8
+    octets -= octets % KEY_OCTETS_STEP
+    if octets < 2 * AUTH_OCTETS:
+        raise BlockAborted("no-key", f"{length.length_bits} secret bits: less than authentication needs")
+    return octets
