@@ -3,11 +3,32 @@
 import socket
 from pathlib import Path
 
-from qtrunk.base.errors import DeviceError, LabError
+from qtrunk.base.errors import LabError, RequestRefused
 from qtrunk.base.wire import FRAME_HEADER_OCTETS, Message, decode, encode, frame, frame_length
-from qtrunk.quantum import device
+from qtrunk.quantum.device import Attach, Attached, Refused
 
+LAB = "lab"
 TIMEOUT_S = 5.0
+
+
+class SetAttack(Message, tag="set-attack"):
+    """Put Eve on the fibre, or (kind `none`) take her away. In force from the next slice of light."""
+
+    kind: str
+    fraction: float
+
+
+class GetState(Message, tag="get-state"):
+    """Ask what is going on."""
+
+
+class OpticsState(Message, tag="optics-state"):
+    """What is going on."""
+
+    attack: str
+    fraction: float
+    blocks: int
+    real_time_factor: float
 
 
 def _receive(connection: socket.socket, count: int) -> bytes:
@@ -20,6 +41,24 @@ def _receive(connection: socket.socket, count: int) -> bytes:
     return bytes(octets)
 
 
-def _ask(connection: socket.socket, question: Message) -> bytes:
-    connection.sendall(frame(encode(question)))
-    return _receive(connection, frame_length(_receive(connection, FRAME_HEADER_OCTETS)))
+def ask(path: Path, link: str, question: SetAttack | GetState) -> OpticsState:
+    """Ask the optics process at a socket; LabError where it does not answer, RequestRefused where it refuses."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(TIMEOUT_S)
+        try:
+            connection.connect(str(path))
+            connection.sendall(frame(encode(Attach(role=LAB, link=link))) + frame(encode(question)))
+            while True:
+                length = frame_length(_receive(connection, FRAME_HEADER_OCTETS))
+                answer = decode(_receive(connection, length), Attached | OpticsState | Refused)
+                if isinstance(answer, Refused):
+                    raise RequestRefused(answer.reason)
+                if isinstance(answer, OpticsState):
+                    return answer
+        except OSError as error:
+            raise LabError(f"link {link}: the optics process does not answer ({error}); is the lab up?") from error
+
+
+def set_attack(path: Path, link: str, kind: str, fraction: float) -> OpticsState:
+    """Let Eve act on a link."""
+    return ask(path, link, SetAttack(kind=kind, fraction=fraction))

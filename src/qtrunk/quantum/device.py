@@ -1,0 +1,167 @@
+"""The protocol between a node and its QKD module: what real hardware and the simulated fibre have in common.
+
+Frames of msgpack messages (base.wire) over a Unix socket. The node attaches as one end of a link and arms blocks; the module says
+when the light of a block begins and ends, and gives the receiver its clicks slice by slice. Each end gets what its hardware would
+give it: the transmitter hears nothing of clicks; a receiver's bases follow from the seed that its own node drew.
+
+A block's light begins when both ends have armed the same number and the block before is over. One block may be armed ahead. Arming a
+number drops lower ones that have not begun.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qtrunk import kernels
+from qtrunk.base.errors import WireError
+from qtrunk.base.ids import LinkId
+from qtrunk.base.wire import Message, decode
+from qtrunk.stages import Octets, Positions, Pulses, Role
+
+TRANSMITTER, RECEIVER = "transmitter", "receiver"
+
+
+class Attach(Message, tag="attach"):
+    """Node to module, first: which end of which link. Labs also know the role `lab`, which moves no light."""
+
+    role: str
+    link: str
+
+
+class Arm(Message, tag="arm"):
+    """Node to module: settings of a block. A receiver needs only the seed, the pulse count and the basis probability."""
+
+    block: int
+    seed: bytes
+    pulses: int
+    intensities: list[float]
+    probabilities: list[float]
+    key_basis_probability: float
+
+
+class Attached(Message, tag="attached"):
+    """Module to node: ready."""
+
+    clock_hz: float
+
+
+class Started(Message, tag="started"):
+    """Module to node: the light of a block begins."""
+
+    block: int
+
+
+class Frame(Message, tag="frame"):
+    """Module to receiver: clicks of one slice of the block, in order."""
+
+    block: int
+    start: int
+    pulses: int
+    count: int
+    gaps: bytes
+    """Positions within the slice, as kernels.encode_gaps has them."""
+    bits: bytes
+
+
+class Finished(Message, tag="finished"):
+    """Module to node: the light of a block is over."""
+
+    block: int
+    real_time_factor: float
+
+
+class Dropped(Message, tag="dropped"):
+    """Module to node: the block will not be finished."""
+
+    block: int
+    reason: str
+
+
+class Refused(Message, tag="refused"):
+    """Module to node: an order made no sense."""
+
+    reason: str
+
+
+Order = Attach | Arm
+Event = Attached | Started | Frame | Finished | Dropped | Refused
+
+
+def attach(role: Role, link: LinkId) -> Attach:
+    """The first message of a node."""
+    return Attach(role=TRANSMITTER if role is Role.ALICE else RECEIVER, link=link)
+
+
+def arm(pulses: Pulses, seed: bytes) -> Arm:
+    """The order for a block."""
+    return Arm(
+        block=pulses.block,
+        seed=seed,
+        pulses=pulses.count,
+        intensities=list(pulses.intensities),
+        probabilities=list(pulses.probabilities),
+        key_basis_probability=pulses.key_basis_probability,
+    )
+
+
+def decode_event(octets: bytes) -> Event:
+    """A message of a module, or WireError."""
+    return decode(octets, Event)
+
+
+def frame_of(block: int, start: int, pulses: int, positions: Positions, bits: Octets) -> Frame:
+    """A slice's clicks as a message."""
+    return Frame(
+        block=block,
+        start=start,
+        pulses=pulses,
+        count=len(positions),
+        gaps=kernels.encode_gaps(positions - np.uint64(start)).tobytes(),
+        bits=np.packbits(bits).tobytes(),
+    )
+
+
+def decode_frame(frame: Frame) -> tuple[Positions, Octets]:
+    """Positions in the block and bits; WireError where they do not fit."""
+    try:
+        positions = kernels.decode_gaps(np.frombuffer(frame.gaps, np.uint8), frame.count, frame.pulses)
+    except (ValueError, TypeError) as error:
+        raise WireError(f"frame of block {frame.block}: {error}") from error
+    if len(frame.bits) != (frame.count + 7) // 8:
+        raise WireError(f"frame of block {frame.block}: bits do not match {frame.count} clicks")
+    bits = np.unpackbits(np.frombuffer(frame.bits, np.uint8))[: frame.count]
+    return positions + np.uint64(frame.start), bits
+
+
+@dataclass(slots=True)
+class ArmedBlocks:
+    """Which blocks are armed at which end; sans I/O. The module asks for the next one when its light is free."""
+
+    transmitter: dict[int, Arm] = field(default_factory=dict)
+    receiver: dict[int, Arm] = field(default_factory=dict)
+
+    def arm(self, role: str, order: Arm) -> list[int]:
+        """Note an order; the lower blocks of that end that it drops."""
+        own = self.transmitter if role == TRANSMITTER else self.receiver
+        # One may be armed ahead, so of the lower ones only the highest can still begin.
+        dropped = sorted(block for block in own if block < order.block)[:-1]
+        for block in dropped:
+            del own[block]
+        own[order.block] = order
+        return dropped
+
+    def clear(self, role: str) -> None:
+        """An end went away: its orders are void."""
+        (self.transmitter if role == TRANSMITTER else self.receiver).clear()
+
+    def next(self) -> tuple[Arm, Arm] | None:
+        """Take the lowest block that both ends armed; the lower ones of either end can never begin and go."""
+        both = self.transmitter.keys() & self.receiver.keys()
+        if not both:
+            return None
+        block = min(both)
+        pair = self.transmitter[block], self.receiver[block]
+        for own in (self.transmitter, self.receiver):
+            for lower in [number for number in own if number <= block]:
+                del own[lower]
+        return pair
