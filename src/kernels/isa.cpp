@@ -1,6 +1,7 @@
 // One instruction set's table of kernels. CMake compiles this file once for each, with its flags and QTRUNK_ISA set.
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #if defined(__PCLMUL__)
@@ -13,6 +14,7 @@ namespace qtrunk {
 namespace {
 #include "clicks.inc"
 #include "gf2.inc"
+#include "lanes.inc"
 #include "ldpc.inc"
 }  // namespace
 

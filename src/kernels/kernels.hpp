@@ -40,8 +40,8 @@ struct Kernels {
                               size_t count, const ThinParameters& p, int64_t last_click, uint64_t* out_positions,
                               uint8_t* out_basis, uint8_t* out_bit);
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, uint8_t* syndrome);
-    int (*ldpc_decode)(const QcCode& code, const uint8_t* syndrome, const int8_t* channel, int iterations_max,
-                       uint8_t* errors);
+    void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames,
+                        int iterations_max, uint8_t* errors, int32_t* iterations);
     void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
 };

@@ -4,6 +4,8 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <cmath>
+#include <iterator>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -43,7 +45,7 @@ bool runs_here(const std::string& name) {
     if (name == "avx2") return avx2_kernels() && v3;
     if (name == "avx512")
         return avx512_kernels() && v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("vpclmulqdq");
 #endif
     return false;
@@ -75,26 +77,27 @@ Array<uint64_t> sample_candidates(MutableVector<uint64_t> rng, uint64_t start, u
     require(rng.shape(0) == 4, "rng: shape (4,) is needed");
     require(probability >= 0.0 && probability < 1.0, "probability: at least 0 and below 1");
     require(count < (1ull << 62) && start < (1ull << 62), "start, count: below 2**62");
-    std::vector<uint64_t> found;
+    const double mean = probability * static_cast<double>(count);
+    // Six standard deviations of room: one buffer does, but for one call in a thousand million.
+    size_t room = std::min<size_t>(count, static_cast<size_t>(mean + 6 * std::sqrt(mean)) + 64), found = 0;
+    std::unique_ptr<uint64_t[]> out(new uint64_t[room + 1]);
     if (probability > 0.0) {
         nb::gil_scoped_release released;
-        const double mean = probability * static_cast<double>(count);
         uint64_t at = 0;
         while (at < count) {
-            const double left = mean * (static_cast<double>(count - at) / static_cast<double>(count));
-            const size_t room = std::min<size_t>(count - at, static_cast<size_t>(left * 1.02) + 64);
-            const size_t before = found.size();
-            found.resize(before + room);
+            if (found == room) {
+                room = 2 * room + 64;
+                std::unique_ptr<uint64_t[]> larger(new uint64_t[room + 1]);
+                std::copy_n(out.get(), found, larger.get());
+                out = std::move(larger);
+            }
             uint64_t reached = 0;
-            const size_t here = kernels().sample_candidates(rng.data(), start + at, count - at, probability,
-                                                            found.data() + before, room, &reached);
-            found.resize(before + here);
+            found += kernels().sample_candidates(rng.data(), start + at, count - at, probability, out.get() + found,
+                                                 room - found, &reached);
             at += reached;
         }
     }
-    std::unique_ptr<uint64_t[]> out(new uint64_t[found.size() + 1]);
-    std::copy(found.begin(), found.end(), out.get());
-    return give(std::move(out), found.size());
+    return give(std::move(out), found);
 }
 
 nb::tuple thin_clicks(MutableVector<uint64_t> rng, Vector<uint64_t> positions, Vector<uint64_t> alice,
@@ -125,18 +128,41 @@ nb::tuple thin_clicks(MutableVector<uint64_t> rng, Vector<uint64_t> positions, V
 
 QcCode code_of(int columns, int rows, int lift, const Vector<int32_t>& row_start, const Vector<int32_t>& column,
                const Vector<int32_t>& shift) {
-    require(columns > 0 && rows > 0 && lift > 0 && lift % 64 == 0, "code: lift must be a positive multiple of 64");
+    require(columns > 0 && rows > 0 && lift > 0 && lift % 64 == 0, "lift: a positive multiple of 64");
+    require(static_cast<int64_t>(columns) * lift < (1 << 30) && static_cast<int64_t>(rows) * lift < (1 << 30),
+            "columns, rows: less than 2**30 bits and checks");
     require(row_start.shape(0) == static_cast<size_t>(rows) + 1 && row_start(0) == 0, "row_start: shape (rows + 1,)");
     const size_t edges = column.shape(0);
     require(shift.shape(0) == edges && static_cast<size_t>(row_start(rows)) == edges, "column, shift: one per edge");
-    for (int r = 0; r < rows; ++r) {
-        const int degree = row_start(r + 1) - row_start(r);
-        require(degree >= 2 && degree <= 128, "row_start: rows have 2 to 128 edges");
-    }
     for (size_t e = 0; e < edges; ++e)
         require(column(e) >= 0 && column(e) < columns && shift(e) >= 0 && shift(e) < lift,
                 "column, shift: out of range");
+    for (int r = 0; r < rows; ++r) {
+        const int64_t degree = static_cast<int64_t>(row_start(r + 1)) - row_start(r);
+        require(degree >= 2 && degree <= 128, "row_start: rows have 2 to 128 edges");
+    }
+    std::vector<int> last_row(static_cast<size_t>(columns), -1);
+    for (int r = 0; r < rows; ++r) {
+        // The decoder takes the checks of a row side by side, so no bit may lie in two of them.
+        for (int e = row_start(r); e < row_start(r + 1); ++e) {
+            require(last_row[static_cast<size_t>(column(e))] != r, "column: twice in one row");
+            last_row[static_cast<size_t>(column(e))] = r;
+        }
+    }
     return {columns, rows, lift, row_start.data(), column.data(), shift.data()};
+}
+
+void require_bits(const Matrix<uint8_t>& matrix, const char* what) {
+    uint8_t any = 0;
+    for (size_t i = 0; i < matrix.size(); ++i) any |= matrix.data()[i];
+    require(any <= 1, what);
+}
+
+template <class T>
+Array2<T> give(std::unique_ptr<T[]> data, size_t rows, size_t columns) {
+    T* raw = data.release();
+    nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return Array2<T>(raw, {rows, columns}, owner);
 }
 
 Array2<uint8_t> ldpc_syndrome(int columns, int rows, int lift, Vector<int32_t> row_start, Vector<int32_t> column,
@@ -144,14 +170,13 @@ Array2<uint8_t> ldpc_syndrome(int columns, int rows, int lift, Vector<int32_t> r
     const QcCode code = code_of(columns, rows, lift, row_start, column, shift);
     const size_t frames = bits.shape(0), n = static_cast<size_t>(columns) * lift, m = static_cast<size_t>(rows) * lift;
     require(bits.shape(1) == n, "bits: shape (frames, n)");
+    require_bits(bits, "bits: zeros and ones");
     std::unique_ptr<uint8_t[]> out(new uint8_t[frames * m + 1]);
     {
         nb::gil_scoped_release released;
         for (size_t f = 0; f < frames; ++f) kernels().ldpc_syndrome(code, bits.data() + f * n, out.get() + f * m);
     }
-    uint8_t* raw = out.release();
-    nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
-    return Array2<uint8_t>(raw, {frames, m}, owner);
+    return give(std::move(out), frames, m);
 }
 
 nb::tuple ldpc_decode(int columns, int rows, int lift, Vector<int32_t> row_start, Vector<int32_t> column,
@@ -162,17 +187,25 @@ nb::tuple ldpc_decode(int columns, int rows, int lift, Vector<int32_t> row_start
     require(syndromes.shape(1) == m, "syndromes: shape (frames, m)");
     require(channel.shape(0) == frames && channel.shape(1) == n, "channel: shape (frames, n)");
     require(iterations_max >= 1, "iterations_max: at least 1");
+    require_bits(syndromes, "syndromes: zeros and ones");
+    int8_t least = 0;
+    for (size_t i = 0; i < channel.size(); ++i) least = std::min(least, channel.data()[i]);
+    require(least >= 0, "channel: not negative");
     std::unique_ptr<uint8_t[]> errors(new uint8_t[frames * n + 1]);
     std::unique_ptr<int32_t[]> iterations(new int32_t[frames + 1]);
     {
         nb::gil_scoped_release released;
-        for (size_t f = 0; f < frames; ++f)
-            iterations[f] = kernels().ldpc_decode(code, syndromes.data() + f * m, channel.data() + f * n,
-                                                  iterations_max, errors.get() + f * n);
+        kernels().ldpc_decode(code, syndromes.data(), channel.data(), frames, iterations_max, errors.get(),
+                              iterations.get());
     }
-    uint8_t* raw = errors.release();
-    nb::capsule owner(raw, [](void* p) noexcept { delete[] static_cast<uint8_t*>(p); });
-    return nb::make_tuple(Array2<uint8_t>(raw, {frames, n}, owner), give(std::move(iterations), frames));
+    return nb::make_tuple(give(std::move(errors), frames, n), give(std::move(iterations), frames));
+}
+
+// Zeros that the compiler may not leave out, though nobody reads them.
+template <class T>
+void wipe(T& container) {
+    std::fill(std::begin(container), std::end(container), 0);
+    __asm__ __volatile__("" : : "r"(std::data(container)) : "memory");
 }
 
 uint8_t reverse_octet(uint8_t x) {
@@ -221,9 +254,9 @@ void toeplitz(const std::vector<uint64_t>& seed, const std::vector<uint64_t>& in
     }
     if (l % 64) output[l / 64] &= (1ull << (l % 64)) - 1;
     // The sums are linear in the secret input: leave nothing of it behind.
-    std::fill(b.begin(), b.end(), 0);
-    std::fill(sums.begin(), sums.end(), 0);
-    std::fill(scratch.begin(), scratch.end(), 0);
+    wipe(b);
+    wipe(sums);
+    wipe(scratch);
 }
 
 Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> seed, size_t l) {
@@ -240,8 +273,8 @@ Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> see
         toeplitz(s, x, n, l, y);
         for (size_t i = 0; i < octets; ++i)
             out[i] = reverse_octet(static_cast<uint8_t>(y[i / 8] >> (8 * (i % 8))));
-        std::fill(x.begin(), x.end(), 0);
-        std::fill(y.begin(), y.end(), 0);
+        wipe(x);
+        wipe(y);
     }
     return give(std::move(out), octets);
 }
@@ -255,6 +288,7 @@ nb::bytes poly_hash(nb::bytes key, Vector<uint8_t> data, nb::bytes state) {
     {
         nb::gil_scoped_release released;
         kernels().poly_hash(k, data.data(), data.shape(0), h);
+        wipe(k);
     }
     return nb::bytes(reinterpret_cast<const char*>(h), 16);
 }
@@ -344,12 +378,22 @@ NB_MODULE(_kernels, m) {
         return names;
     });
     m.def("force_path", [](const std::string& name) { in_force = name.empty() ? best() : table(name); });
-    m.def("sample_candidates", &sample_candidates);
-    m.def("thin_clicks", &thin_clicks);
-    m.def("ldpc_syndrome", &ldpc_syndrome);
-    m.def("ldpc_decode", &ldpc_decode);
-    m.def("toeplitz_hash", &toeplitz_hash);
-    m.def("poly_hash", &poly_hash);
-    m.def("encode_gaps", &encode_gaps);
-    m.def("decode_gaps", &decode_gaps);
+    // noconvert: an array of another type or layout is refused, never copied behind the caller's back (a copied `rng` would
+    // not move on, and the next call would draw the same numbers again).
+    const auto array = [](const char* name) { return nb::arg(name).noconvert(); };
+    const auto number = [](const char* name) { return nb::arg(name); };
+    m.def("sample_candidates", &sample_candidates, array("rng"), number("start"), number("count"),
+          number("probability"));
+    m.def("thin_clicks", &thin_clicks, array("rng"), array("positions"), array("alice_words"), array("bob_words"),
+          array("intensity_thresholds"), number("alice_basis_threshold"), number("bob_basis_threshold"),
+          number("intercept_threshold"), array("accept"), array("outcome"), number("dead_pulses"),
+          number("last_click"));
+    m.def("ldpc_syndrome", &ldpc_syndrome, number("columns"), number("rows"), number("lift"), array("row_start"),
+          array("column"), array("shift"), array("bits"));
+    m.def("ldpc_decode", &ldpc_decode, number("columns"), number("rows"), number("lift"), array("row_start"),
+          array("column"), array("shift"), array("syndromes"), array("channel"), number("iterations_max"));
+    m.def("toeplitz_hash", &toeplitz_hash, array("bits"), number("bits_count"), array("seed"), number("output_bits"));
+    m.def("poly_hash", &poly_hash, number("key"), array("data"), number("state"));
+    m.def("encode_gaps", &encode_gaps, array("positions"));
+    m.def("decode_gaps", &decode_gaps, array("octets"), number("count"), number("limit"));
 }

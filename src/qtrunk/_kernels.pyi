@@ -10,9 +10,9 @@ def sample_candidates(
 def thin_clicks(
     rng: NDArray[np.uint64],
     positions: NDArray[np.uint64],
-    alice: NDArray[np.uint64],
-    bob: NDArray[np.uint64],
-    thresholds: NDArray[np.uint32],
+    alice_words: NDArray[np.uint64],
+    bob_words: NDArray[np.uint64],
+    intensity_thresholds: NDArray[np.uint32],
     alice_basis_threshold: int,
     bob_basis_threshold: int,
     intercept_threshold: int,
@@ -42,7 +42,7 @@ def ldpc_decode(
     iterations_max: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int32]]: ...
 def toeplitz_hash(
-    bits: NDArray[np.uint8], n: int, seed: NDArray[np.uint8], l: int
+    bits: NDArray[np.uint8], bits_count: int, seed: NDArray[np.uint8], output_bits: int
 ) -> NDArray[np.uint8]: ...
 def poly_hash(key: bytes, data: NDArray[np.uint8], state: bytes) -> bytes: ...
 def encode_gaps(positions: NDArray[np.uint64]) -> NDArray[np.uint8]: ...

@@ -1,5 +1,7 @@
 """The kernels again, in NumPy and plain Python: slow, plain, and equal bit for bit."""
 
+import math
+
 import numpy as np
 
 MASK = (1 << 64) - 1
@@ -31,7 +33,20 @@ class Dice:
         return (self.next() >> 11) * 2.0**-53
 
 
-def thin_clicks(state, positions, alice, bob, thresholds, basis_a, basis_b, intercept, accept, outcome, dead, last):
+def sample_candidates(state, start, count, probability):
+    dice, scale = Dice(state), 1.0 / math.log1p(-probability)
+    positions, offset = [], 0
+    while offset < count:
+        offset += math.floor(math.log(((dice.next() >> 11) + 1) * 2.0**-53) * scale)
+        if offset < count:
+            positions.append(start + offset)
+        offset += 1
+    return positions, dice.s
+
+
+def thin_clicks(
+    state, positions, alice, bob, thresholds, basis_a, basis_b, intercept, accept, outcome, dead, last
+):
     dice = Dice(state)
     out_positions, out_basis, out_bit, doubles = [], [], [], 0
     for position, a, b in zip(positions.tolist(), alice.tolist(), bob.tolist(), strict=True):
@@ -92,7 +107,7 @@ def decode(code, wanted, channel, iterations_max):
             want = wanted[r * z : (r + 1) * z]
             place = [code.column[e] * z + (np.arange(z) + code.shift[e]) % z for e in edges]
             before = np.array([posterior[p] for p in place])
-            q = np.clip(before - messages[list(edges)], -127, 127)
+            q = np.clip(before - messages[list(edges)], -128, 127)
             magnitude = np.minimum(np.abs(q), 40)
             violated += int(np.sum((np.sum(before < 0, axis=0) + want) % 2))
             least, others = np.full(z, 40), np.full(z, 40)
@@ -106,8 +121,10 @@ def decode(code, wanted, channel, iterations_max):
                 out = np.where(a == least, others, everyone)
                 out = np.where((odd + (value < 0)) % 2 == 1, -out, out)
                 messages[e] = out
-                posterior[p] = np.clip(value + out, -127, 127)
-        if violated <= code.m // 40 and np.array_equal(syndrome(code, (posterior < 0).astype(np.uint8)), wanted):
+                posterior[p] = np.clip(value + out, -128, 127)
+        if violated <= code.m // 40 and np.array_equal(
+            syndrome(code, (posterior < 0).astype(np.uint8)), wanted
+        ):
             result = iteration
             break
     return (posterior < 0).astype(np.uint8), result
@@ -116,7 +133,9 @@ def decode(code, wanted, channel, iterations_max):
 def toeplitz(x, seed, output_bits):
     """Direct sum over GF(2) of unpacked bits."""
     n = len(x)
-    return np.array([np.bitwise_and(seed[i : i + n][::-1], x).sum() & 1 for i in range(output_bits)], np.uint8)
+    return np.array(
+        [np.bitwise_and(seed[i : i + n][::-1], x).sum() & 1 for i in range(output_bits)], np.uint8
+    )
 
 
 def field_multiply(a: int, b: int) -> int:

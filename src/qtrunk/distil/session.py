@@ -146,6 +146,8 @@ class LinkEnd:
     store: BlockStore
     auth: AuthLedger
     random: Random
+    now_s: Callable[[], float]
+    """Seconds of a clock that never goes back, for time-outs."""
     settings: Callable[[bytes, Pulses, Positions], Settings]
     """What Alice's module sent, from the seed it was armed with."""
     bases: Callable[[bytes, Pulses, Positions], Octets]
@@ -164,7 +166,6 @@ class _Session:
         self._device = False
         self._seeds: dict[int, tuple[Pulses, bytes]] = {}
         self._deadline_s: dict[int, float] = {}
-        self._now_s = 0.0
 
     @property
     def is_ready(self) -> bool:
@@ -248,10 +249,10 @@ class LinkAlice(_Session):
         """Stop or go on announcing blocks (the pool is full, maintenance)."""
         self._is_paused = is_paused
 
-    def tick(self, now_s: float) -> list[SessionEffect]:
+    def tick(self) -> list[SessionEffect]:
         """Time-outs, and the next block where one is due."""
-        self._now_s = now_s
         effects: list[SessionEffect] = []
+        now_s = self._end.now_s()
         for block in [block for block, deadline in self._deadline_s.items() if deadline < now_s]:
             effects += self._close(block, "protocol", "the peer fell silent")
         return effects + self._announce()
@@ -298,7 +299,7 @@ class LinkAlice(_Session):
             # Nothing is known of this block (a replay, or one that died here): it must die there too.
             return []
         effects = self._wrap(block, machine.receive(payload))
-        self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+        self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
         if any(isinstance(effect, Release | Destroy) for effect in effects):
             self._forget(block)
             effects += self._announce()
@@ -367,7 +368,7 @@ class LinkAlice(_Session):
         self._next_block = block + 1
         pulses = self._end.pulses(block)
         self._dark.add(block)
-        self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+        self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
         announce = Announce(
             block=block,
             pulses=pulses.count,
@@ -437,10 +438,10 @@ class LinkBob(_Session):
         self._device = False
         return [effect for block in sorted(self._frames) for effect in self.dropped(block, "receiver lost")]
 
-    def tick(self, now_s: float) -> list[SessionEffect]:
+    def tick(self) -> list[SessionEffect]:
         """Time-outs."""
-        self._now_s = now_s
         effects: list[SessionEffect] = []
+        now_s = self._end.now_s()
         for block in [block for block, deadline in self._deadline_s.items() if deadline < now_s]:
             effects += self._close(block, "protocol", "the peer fell silent")
         return effects
@@ -468,7 +469,7 @@ class LinkBob(_Session):
         basis = self._end.bases(seed, pulses, positions)
         detections = Detections(positions=positions, basis=basis, bit=bits)
         machine = self._machines[block] = self._end.make_bob(pulses, detections)
-        self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+        self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
         return self._after(block, self._wrap(block, machine.start()))
 
     def dropped(self, block: int, why: str) -> list[SessionEffect]:
@@ -486,7 +487,7 @@ class LinkBob(_Session):
                 machine = self._machines.get(block)
                 if machine is None:
                     return []
-                self._deadline_s[block] = self._now_s + BLOCK_TIMEOUT_S
+                self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
                 return self._after(block, self._wrap(block, machine.receive(payload)))
             message = decode(payload, SessionMessage)
             if isinstance(message, Resolve):
@@ -520,7 +521,7 @@ class LinkBob(_Session):
         if not self._device:
             return [self._say(Cancel(block=message.block, why="receiver not ready"))]
         self._frames[message.block] = []
-        self._deadline_s[message.block] = self._now_s + BLOCK_TIMEOUT_S
+        self._deadline_s[message.block] = self._end.now_s() + BLOCK_TIMEOUT_S
         return [self._arm(announced)]
 
     def _resolution(self, message: Resolve) -> list[SessionEffect]:

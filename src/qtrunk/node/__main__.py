@@ -12,7 +12,8 @@ import uvloop
 
 from qtrunk.node.config import load
 from qtrunk.node.node import Node
-from qtrunk.node.world import die_with_parent, forbid_core_dumps
+from qtrunk.base.parent import die_with_parent
+from qtrunk.node.world import forbid_core_dumps
 
 LOG_OCTETS_MAX = 4 << 20
 
@@ -26,10 +27,10 @@ async def _run(config_path: Path) -> None:
     await node.start()
     try:
         done, _ = await asyncio.wait(
-            [asyncio.create_task(stop.wait()), *node.tasks], return_when=asyncio.FIRST_COMPLETED
+            [asyncio.create_task(stop.wait()), node.failed, *node.tasks], return_when=asyncio.FIRST_COMPLETED
         )
         for task in done:
-            # A task of the node never ends by itself: if one did, its error must stop the process.
+            # A task of the node never ends by itself: if one did, its error stops the process.
             task.result()
     finally:
         await node.stop()

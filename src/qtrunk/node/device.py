@@ -32,7 +32,7 @@ class Module:
     def arm(self, pulses: Pulses, seed: bytes) -> None:
         """Arm a block; without a connection the order is lost and the block will be dropped by its time-out."""
         if self._writer is not None:
-            self._send(device.arm(self._role, pulses, seed))
+            self._send(device.arm(pulses, seed))
 
     def _send(self, message: Message) -> None:
         if self._writer is not None and not self._writer.is_closing():

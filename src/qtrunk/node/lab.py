@@ -188,7 +188,7 @@ class Lab:
                 "socket": str(self.optics_socket(link.id)),
                 "length_km": link.length_km,
                 "loss_db": link.loss_db,
-                "equipment": self.topology.to_dict_equipment(link.equipment),
+                "equipment": link.equipment,
             },
         )
 

@@ -11,7 +11,7 @@ import logging
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 from qtrunk.base.errors import AuthenticationFailed, DeviceError, StoreError, WireError
 from qtrunk.base.ids import LinkId
@@ -107,8 +107,12 @@ class LinkRunner:
                     )
                     await self._post(lambda: self._unbind(channel))
 
-    async def keep_dialling(self, connect: Callable[[], "asyncio.Future[Channel]"]) -> None:
-        """Alice's side: connect, serve, and again."""
+    async def keep_dialling(
+        self,
+        connect: Callable[[], Awaitable[Channel]],
+        serve: Callable[[Channel], Coroutine[object, object, None]],
+    ) -> None:
+        """Alice's side of a service: connect, serve, and again."""
         while True:
             try:
                 channel = await connect()
@@ -120,7 +124,7 @@ class LinkRunner:
                 await asyncio.sleep(10 * RETRY_S)
                 continue
             self._alarms.clear(self.link, "PeerRefused")
-            await self.serve(channel)
+            await serve(channel)
             await asyncio.sleep(RETRY_S)
 
     async def _tick(self) -> None:
@@ -175,7 +179,7 @@ class LinkRunner:
         self.statistics.note_level(level)
         if isinstance(self._session, LinkAlice):
             self._session.pause(is_paused=level.total_octets >= self._pool_octets_max)
-        return self._session.tick(self._clock.monotonic_s())
+        return self._session.tick()
 
     def _on_module(self, event: DeviceEvent) -> list[SessionEffect]:
         session = self._session

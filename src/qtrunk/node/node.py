@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +51,14 @@ class Node:
         )
         self._adverts = Adverts(config.node_id)
         self._relay = KxRunner(
-            Kx(config.node_id, self._topology, self._store, self._random, self._clock),
+            Kx(
+                config.node_id,
+                self._topology,
+                self._store,
+                self._random,
+                self._clock,
+                lambda: self._adverts.unusable_links(self._clock.monotonic_s()),
+            ),
             self._adverts,
             self._alarms,
             self._clock,
@@ -63,15 +71,15 @@ class Node:
         self._server = InterNodeServer(config.node, node_context(*credentials, server=True))
         api_context = https.server_context(*credentials)
         self._key_api = https.HttpsServer(
-            etsi014.Etsi014(
-                self._topology.kme_id(config.node_id), self._supply, self._registered_sae
-            ).handle,
-            api_context,
+            etsi014.Etsi014(self._supply, self._registered_sae).handle, api_context
         )
         self._admin_api = https.HttpsServer(
             admin.Admin(self.status, self._store.receipt, self._ledger).handle, api_context
         )
         self._links: list[LinkRunner] = []
+        self._connections: set[asyncio.Task[None]] = set()
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Gets the error of a connection's task that failed: the node must stop then."""
 
     async def start(self) -> None:
         """Bring everything up; the node is in service when this returns."""
@@ -90,9 +98,10 @@ class Node:
         await self._key_api.stop()
         await self._admin_api.stop()
         self._server.close()
-        for task in self.tasks:
+        running = [*self.tasks, *self._connections]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
         for runner in self._links:
             await asyncio.to_thread(runner.stop)
         self._store.close()
@@ -105,6 +114,7 @@ class Node:
     def _start_link(self, link_config: LinkConfig) -> None:
         link = self._topology.link(LinkId(link_config.link))
         role = Role.ALICE if link.alice == self.config.node_id else Role.BOB
+        self._store.set_role(link.id, role)
         self._load_preshared(link.id, Path(link_config.preshared_file))
         runner = LinkRunner(
             link=link.id,
@@ -155,9 +165,9 @@ class Node:
 
         def ended(ended_task: asyncio.Task[None]) -> None:
             self._connections.discard(ended_task)
-            if not ended_task.cancelled() and ended_task.exception() is not None:
-                log.critical("a connection's task failed; the node stops", exc_info=ended_task.exception())
-                self._failed.set_exception(ended_task.exception() or RuntimeError())
+            error = None if ended_task.cancelled() else ended_task.exception()
+            if error is not None and not self.failed.done():
+                self.failed.set_exception(error)
 
         task.add_done_callback(ended)
 
@@ -172,7 +182,10 @@ class Node:
         path.unlink()
 
     def _session(self, link: Link, role: Role) -> LinkAlice | LinkBob:
-        settings = source.SourceSettings.of(link.equipment)
+        equipment = link.equipment
+        settings = source.SourceSettings(
+            equipment.intensities, equipment.probabilities, equipment.key_basis_probability
+        )
         parameters = DistilParameters()
         ledger = self._store.auth_ledger(link.id, AUTH_OCTETS)
 
@@ -180,17 +193,17 @@ class Node:
             return Pulses(
                 link=link.id,
                 block=block,
-                count=round(link.equipment.block_s * link.equipment.clock_hz * link.equipment.clock_fraction),
+                count=round(equipment.block_s * equipment.clock_hz * equipment.clock_fraction),
                 intensities=settings.intensities,
                 probabilities=settings.exact_probabilities,
                 key_basis_probability=settings.exact_key_basis_probability,
             )
 
         def alice_settings(seed: bytes, _pulses: Pulses, positions: Positions) -> Settings:
-            return source.decode_settings(source.settings_words(seed, positions), settings)
+            return source.decode_settings(source.words(seed, positions), settings)
 
         def bob_bases(seed: bytes, _pulses: Pulses, positions: Positions) -> Octets:
-            return source.decode_bases(source.basis_words(seed, positions), settings)
+            return source.decode_bases(source.words(seed, positions), settings)
 
         def make_alice(block: Pulses, sent: Callable[[Positions], Settings]) -> BlockAlice:
             return BlockAlice(
@@ -222,6 +235,7 @@ class Node:
             store=self._store,
             auth=ledger,
             random=self._random,
+            now_s=self._clock.monotonic_s,
             settings=alice_settings,
             bases=bob_bases,
             make_alice=make_alice,
@@ -273,6 +287,6 @@ class Node:
         }
 
     def _ledger(self) -> dict[str, object]:
-        return {runner.link: self._store.ledger(runner.link) for runner in self._links}
+        return {runner.link: asdict(self._store.ledger(runner.link)) for runner in self._links}
 
 

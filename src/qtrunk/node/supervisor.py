@@ -23,7 +23,7 @@ from types import FrameType
 import msgspec
 
 from qtrunk.base.errors import LabError
-from qtrunk.node.world import die_with_parent
+from qtrunk.base.parent import die_with_parent
 
 POLL_S = 0.05
 STOP_GRACE_S = 8.0

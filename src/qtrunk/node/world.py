@@ -1,13 +1,11 @@
-"""The real world behind the ports: clock, dice, and staying with the parent process."""
+"""The real world behind the ports: clock, dice, memory that is not dumped."""
 
 import ctypes
 import os
-import signal
 import time
 
 from qtrunk.base.errors import LabError
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
 
@@ -29,16 +27,6 @@ class SystemRandom:
     def octets(self, count: int) -> bytes:
         """`count` unpredictable octets."""
         return os.urandom(count)
-
-
-def die_with_parent(parent_pid: int) -> None:
-    """Ask the kernel for SIGTERM when the parent dies, so that a killed lab leaves nothing running."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0) != 0:
-        raise LabError(f"prctl(PR_SET_PDEATHSIG): {os.strerror(ctypes.get_errno())}")
-    if os.getppid() != parent_pid:
-        # The parent went between our start and the call above: the signal would never come.
-        raise LabError("the supervisor that started this process is gone")
 
 
 def forbid_core_dumps() -> None:

@@ -1,0 +1,56 @@
+"""A node's administration interface: what the operator's tools read. JSON over HTTPS, certificates on both sides, never key.
+
+    GET /admin/v1/status            the node, its links, alarms and counts
+    GET /admin/v1/keys/{key_ID}     the receipt of a key
+    GET /admin/v1/ledger            where every octet of link key is or went
+
+Only certificates with a URI name `urn:qtrunk:operator:NAME` are let in.
+"""
+
+from collections.abc import Callable
+
+import msgspec
+
+from qtrunk.api.https import Request, Response, error
+from qtrunk.base.errors import RequestRefused
+from qtrunk.base.ids import KeyId, parse_key_id
+
+OPERATOR_PREFIX = "urn:qtrunk:operator:"
+
+
+class Admin:
+    """Answers from callables that the node provides."""
+
+    def __init__(
+        self,
+        status: Callable[[], dict[str, object]],
+        receipt: Callable[[KeyId], dict[str, object] | None],
+        ledger: Callable[[], dict[str, object]],
+    ) -> None:
+        self._status = status
+        self._receipt = receipt
+        self._ledger = ledger
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request."""
+        if not any(uri.startswith(OPERATOR_PREFIX) for uri in request.identity.uris):
+            return error(401, "an operator's certificate is needed here")
+        if request.method != "GET":
+            return error(400, "only GET is allowed here")
+        match request.segments:
+            case ("admin", "v1", "status"):
+                return Response(200, msgspec.json.encode(self._status()))
+            case ("admin", "v1", "ledger"):
+                return Response(200, msgspec.json.encode(self._ledger()))
+            case ("admin", "v1", "keys", text):
+                return self._key(text)
+        return error(404, "unknown path")
+
+    def _key(self, text: str) -> Response:
+        try:
+            found = self._receipt(parse_key_id(text))
+        except RequestRefused as problem:
+            return error(400, str(problem))
+        if found is None:
+            return error(404, "this node has no record of that key")
+        return Response(200, msgspec.json.encode(found))

@@ -1,0 +1,195 @@
+"""Short forms of a topology file, rewritten to one canonical form.
+
+`trunks` and `rings` become spans (pairs of neighbours), `"bank@beijing"` becomes `{id = "bank", node =
+"beijing"}`, a node that only a trunk names becomes a node without details. What comes after knows this one
+form only. Nothing here raises; every mistake goes to `Problems`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qtrunk.base.ids import LinkId, NodeId, is_node_id
+from qtrunk.config.field import LINK_KEYS, Entry
+from qtrunk.config.problem import Problems, child, choices, quoted, shown
+from qtrunk.topology import link_id
+
+FILE_KEYS = ("name", "title", "trunks", "rings", "link", "links", "nodes", "saes", "demands")
+NODE_KEYS = ("name", "name_local", "lat", "lon", "ports")
+SAE_KEYS = ("id", "node")
+DEMAND_KEYS = ("between", "rate_bps")
+ID_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first"
+_RULE_OF_ROW = {"trunks": (2, "a trunk has at least 2 nodes"), "rings": (3, "a ring has at least 3 nodes")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Two neighbours in a trunk or ring; the transmitter is at `alice`, the node named first."""
+
+    alice: NodeId
+    bob: NodeId
+    path: str
+    """The trunk or ring that names it."""
+
+    @property
+    def id(self) -> LinkId:
+        """The ID of the link."""
+        return link_id(self.alice, self.bob)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A file in canonical form. IDs are as the file has them; fields are still unread."""
+
+    file: Entry
+    nodes: Mapping[str, Entry]
+    spans: Sequence[Span]
+    defaults: Entry
+    exceptions: Mapping[str, Entry]
+    saes: Sequence[Entry]
+    demands: Sequence[Entry]
+    are_nodes_known: bool
+    """Whether `nodes` holds every node that the file means."""
+    is_graph_sound: bool
+    """Whether `nodes`, `trunks` and `rings` are free of mistakes, so that checks against them make sense."""
+
+
+def rewrite(document: Mapping[str, object], problems: Problems) -> Draft:
+    """The canonical form of a parsed file."""
+    file = Entry(document, "", problems, FILE_KEYS)
+    given = _tables(file, "nodes", NODE_KEYS, problems)
+    declared = given or {}
+    before = len(problems)
+    _check_ids(declared, problems)
+    rows = [*_rows(file, "trunks", declared, problems), *_rows(file, "rings", declared, problems)]
+    if not rows and len(problems) == before:
+        problems.add(
+            "trunks", 'missing; a network needs a trunk or a ring, such as trunks = [["a", "b", "c"]]'
+        )
+    spans = _spans(rows, problems)
+    is_graph_sound = len(problems) == before and given is not None
+    defaults = file.below("link", LINK_KEYS)
+    exceptions = _tables(file, "links", LINK_KEYS, problems)
+    names = list(declared) or list(dict.fromkeys(name for _, row, _ in rows for name in row))
+    return Draft(
+        file=file,
+        nodes=declared or {name: Entry({}, child("nodes", name), problems, ()) for name in names},
+        spans=spans,
+        defaults=defaults,
+        exceptions=exceptions or {},
+        saes=_saes(file, problems),
+        demands=_list_of_tables(file, "demands", DEMAND_KEYS, problems),
+        are_nodes_known=bool(declared) or is_graph_sound,
+        is_graph_sound=is_graph_sound,
+    )
+
+
+def _tables(file: Entry, key: str, keys: Sequence[str], problems: Problems) -> dict[str, Entry] | None:
+    """A table of tables; None where it is something else."""
+    tables = file.table(key)
+    if tables is None:
+        return None
+    parent = Entry(tables, file.at(key), problems, tables)
+    return {name: parent.below(name, keys) for name in tables}
+
+
+def _check_ids(declared: Mapping[str, Entry], problems: Problems) -> None:
+    for name, entry in declared.items():
+        if not is_node_id(name):
+            problems.add(entry.path, f"{quoted(name)} is not a node ID: {ID_RULE}")
+
+
+def _rows(
+    file: Entry, key: str, declared: Mapping[str, Entry], problems: Problems
+) -> list[tuple[str, list[str], bool]]:
+    """The rows of `trunks` or `rings`, as (path, node IDs, is closed). Rows with mistakes are left out."""
+    rows: list[tuple[str, list[str], bool]] = []
+    for index, value in enumerate(file.items(key) or ()):
+        path = f"{file.at(key)}[{index}]"
+        row = _row(value, path, declared, problems)
+        if row is None:
+            continue
+        least, rule = _RULE_OF_ROW[key]
+        if len(row) < least:
+            problems.add(path, f"{len(row)} named; {rule}")
+            continue
+        rows.append((path, row, key == "rings"))
+    return rows
+
+
+def _row(value: object, path: str, declared: Mapping[str, Entry], problems: Problems) -> list[str] | None:
+    if not isinstance(value, list):
+        problems.add(path, f'{shown(value)} is not a list of node IDs; write [["a", "b"]], with two brackets')
+        return None
+    before = len(problems)
+    names: list[str] = []
+    for index, name in enumerate(value):
+        at = f"{path}[{index}]"
+        if not isinstance(name, str):
+            problems.add(at, f"{shown(name)} is not a node ID in quotes")
+        elif not is_node_id(name):
+            problems.add(at, f"{quoted(name)} is not a node ID: {ID_RULE}")
+        elif declared and name not in declared:
+            problems.add(at, f"{quoted(name)} is not a node{choices(name, declared, 'nodes')}")
+        elif name in names:
+            problems.add(at, f"{quoted(name)} is already in this row; name each node once")
+        else:
+            names.append(name)
+    return names if len(problems) == before else None
+
+
+def _spans(rows: Sequence[tuple[str, list[str], bool]], problems: Problems) -> list[Span]:
+    """Each pair of neighbours once; a link named twice, or an ID that two links would share, is a mistake."""
+    by_ends: dict[frozenset[str], Span] = {}
+    by_id: dict[LinkId, Span] = {}
+    for path, row, is_closed in rows:
+        followers = [*row[1:], row[0]] if is_closed else row[1:]
+        for alice, bob in zip(row, followers, strict=False):
+            span = Span(alice=NodeId(alice), bob=NodeId(bob), path=path)
+            same_ends = by_ends.get(frozenset((alice, bob)))
+            same_id = by_id.get(span.id)
+            if same_ends is not None:
+                problems.add(
+                    path, f"{alice} to {bob} is already a link of {same_ends.path}; name each link once"
+                )
+            elif same_id is not None:
+                problems.add(
+                    path,
+                    f"{alice} to {bob} would be called {quoted(span.id)}, as {same_id.alice} to {same_id.bob}"
+                    f" of {same_id.path} is; change a node ID",
+                )
+            elif not is_node_id(span.id):
+                problems.add(
+                    path, f"{alice} to {bob} needs a link ID of over 63 characters; shorten the node IDs"
+                )
+            else:
+                by_ends[frozenset((alice, bob))] = by_id[span.id] = span
+    return list(by_id.values())
+
+
+def _saes(file: Entry, problems: Problems) -> list[Entry]:
+    """SAEs, `"id@node"` or a table. An SAE ID may hold an @, a node ID may not: the last one parts them."""
+    saes: list[Entry] = []
+    for index, value in enumerate(file.items("saes") or ()):
+        path = f"saes[{index}]"
+        if isinstance(value, str):
+            name, at, node = value.rpartition("@")
+            if at:
+                saes.append(Entry({"id": name, "node": node}, path, problems, SAE_KEYS))
+            else:
+                problems.add(path, f'{quoted(value)} names no node; write "SAE@NODE"')
+        elif isinstance(value, dict):
+            saes.append(Entry(value, path, problems, SAE_KEYS))
+        else:
+            problems.add(path, f'{shown(value)} is not an SAE; write "SAE@NODE" or a table with id and node')
+    return saes
+
+
+def _list_of_tables(file: Entry, key: str, keys: Sequence[str], problems: Problems) -> list[Entry]:
+    found: list[Entry] = []
+    for index, value in enumerate(file.items(key) or ()):
+        path = f"{key}[{index}]"
+        if isinstance(value, dict):
+            found.append(Entry(value, path, problems, keys))
+        else:
+            problems.add(path, f"{shown(value)} is not a table; write [[{key}]]")
+    return found
