@@ -19,8 +19,11 @@ _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 def parse_sae_id(text: str) -> SaeId:
     """An SAE ID, or RequestRefused: 1 to 64 characters that are legal in a URI path segment."""
-    if not _SAE_ID.fullmatch(text):
-        raise RequestRefused("SAE ID: 1 to 64 characters of A-Z a-z 0-9 . _ ~ : @ ! $ & ' ( ) * + , ; = -")
+    if not _SAE_ID.fullmatch(text) or not text.strip("."):
+        # "." and ".." mean something else in a path, on the wire and on the disk.
+        raise RequestRefused(
+            "SAE ID: 1 to 64 characters of A-Z a-z 0-9 . _ ~ : @ ! $ & ' ( ) * + , ; = - and not only dots"
+        )
     return SaeId(text)
 
 

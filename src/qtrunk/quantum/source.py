@@ -18,6 +18,7 @@ from qtrunk.stages import Octets, Positions, Settings
 
 _INTENSITY_STEPS = 1 << 32
 _BASIS_STEPS = 1 << 16
+_CHUNK = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,19 @@ class SourceSettings:
 
 
 def words(seed: bytes, positions: Positions) -> U64:
-    """The stream's words at these positions; `seed` is 32 octets. About 10 ns each."""
-    blocks = np.zeros((len(positions), 2), "<u8")
-    blocks[:, 0] = positions
+    """The stream's words at these positions; `seed` is 32 octets. About 4 ns each."""
     # Each position is one block of the cipher: ECB is right here, as in counter mode, because no block repeats.
     encryptor = Cipher(algorithms.AES(seed), modes.ECB()).encryptor()  # noqa: S305
-    stream = np.frombuffer(encryptor.update(blocks.tobytes()), "<u8").reshape(-1, 2)
-    return np.ascontiguousarray(stream[:, 0]).astype(np.uint64, copy=False)
+    stream = np.empty(len(positions), np.uint64)
+    # Small buffers that are used again: fresh large ones would cost ten times the cipher in page faults.
+    blocks = np.zeros((min(_CHUNK, len(positions)), 2), "<u8")
+    encrypted = np.empty(16 * (len(blocks) + 1), np.uint8)
+    for at in range(0, len(positions), _CHUNK):
+        here = positions[at : at + _CHUNK]
+        blocks[: len(here), 0] = here
+        encryptor.update_into(blocks[: len(here)].reshape(-1).view(np.uint8), encrypted)
+        stream[at : at + len(here)] = encrypted[: 16 * len(here)].view("<u8")[::2]
+    return stream
 
 
 def decode_settings(stream: U64, source: SourceSettings) -> Settings:
