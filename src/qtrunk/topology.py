@@ -1,4 +1,5 @@
-"""The network as one immutable graph: nodes, links, equipment, SAEs, demands. No I/O; `to_dict` and `from_dict` are JSON.
+"""The network as one immutable graph: nodes, links, equipment, SAEs, demands. No I/O; `to_dict` and `from_dict` are
+JSON.
 
 A link has a direction: `alice` is the node with the transmitter, `bob` the one with the receiver. Link IDs are the two
 node IDs joined by a hyphen.
@@ -7,6 +8,7 @@ node IDs joined by a hyphen.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 
 import msgspec
 
@@ -161,7 +163,7 @@ def link_id(alice: NodeId, bob: NodeId) -> LinkId:
 
 def trunk(name: str, nodes: Sequence[Node], spans: Iterable[tuple[float, float]], **equipment: float) -> Topology:
     """A row of nodes; `spans` gives (length_km, loss_db) of each hop in order."""
-    links = _row(list(zip(nodes, nodes[1:], strict=False)), spans, **equipment)
+    links = _row(list(pairwise(nodes)), spans, **equipment)
     return Topology(name=name, nodes=tuple(nodes), links=links)
 
 
@@ -171,9 +173,7 @@ def ring(name: str, nodes: Sequence[Node], spans: Iterable[tuple[float, float]],
     return Topology(name=name, nodes=tuple(nodes), links=links)
 
 
-def _row(
-    pairs: list[tuple[Node, Node]], spans: Iterable[tuple[float, float]], **equipment: float
-) -> tuple[Link, ...]:
+def _row(pairs: list[tuple[Node, Node]], spans: Iterable[tuple[float, float]], **equipment: float) -> tuple[Link, ...]:
     return tuple(
         Link(
             id=link_id(a.id, b.id),

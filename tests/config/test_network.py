@@ -96,8 +96,7 @@ def test_the_first_named_node_has_the_transmitter_and_a_ring_closes() -> None:
 
 def test_an_exception_overrides_the_defaults_of_its_link_only() -> None:
     topology = network.load(
-        'name = "n"\ntrunks = [["a", "b", "c"]]\n'
-        "[link]\nlength_km = 10\nblock_s = 1\n[links.a-b]\nlength_km = 20"
+        'name = "n"\ntrunks = [["a", "b", "c"]]\n[link]\nlength_km = 10\nblock_s = 1\n[links.a-b]\nlength_km = 20'
     )
     first, second = topology.link(LinkId("a-b")), topology.link(LinkId("b-c"))
     assert (first.length_km, first.loss_db, first.equipment.block_s) == (20.0, 5.2, 1.0)
@@ -162,9 +161,7 @@ def test_a_file_that_cannot_be_read_is_a_problem_of_the_configuration(tmp_path: 
 
 
 def test_a_syntax_error_says_its_line() -> None:
-    assert problems_of('name = "n"\ntrunks = [["a", "b"\n') == [
-        "not valid TOML: Unclosed array (at end of document)"
-    ]
+    assert problems_of('name = "n"\ntrunks = [["a", "b"\n') == ["not valid TOML: Unclosed array (at end of document)"]
     assert problems_of('name = "n"\nlength 5\n') == [
         "not valid TOML: Expected '=' after a key in a key/value pair (at line 2, column 8)"
     ]

@@ -76,9 +76,7 @@ leaves = st.one_of(
 )
 values = st.recursive(
     leaves,
-    lambda below: st.one_of(
-        st.lists(below, max_size=4), st.dictionaries(st.sampled_from(KEYS), below, max_size=4)
-    ),
+    lambda below: st.one_of(st.lists(below, max_size=4), st.dictionaries(st.sampled_from(KEYS), below, max_size=4)),
     max_leaves=12,
 )
 
@@ -91,9 +89,7 @@ def test_any_document_gives_a_topology_or_a_list_of_problems(document: dict[str,
 
 @FUZZ
 @given(st.sampled_from(SEEDS), st.data())
-def test_a_good_file_with_odd_values_gives_a_topology_or_a_list_of_problems(
-    text: str, data: st.DataObject
-) -> None:
+def test_a_good_file_with_odd_values_gives_a_topology_or_a_list_of_problems(text: str, data: st.DataObject) -> None:
     lines = text.splitlines()
     settable = [index for index, line in enumerate(lines) if " = " in line]
     for index in data.draw(st.lists(st.sampled_from(settable), min_size=1, max_size=3)):
@@ -104,9 +100,7 @@ def test_a_good_file_with_odd_values_gives_a_topology_or_a_list_of_problems(
 
 @FUZZ
 @given(st.sampled_from(SEEDS), st.data())
-def test_a_good_file_with_torn_text_gives_a_topology_or_a_list_of_problems(
-    text: str, data: st.DataObject
-) -> None:
+def test_a_good_file_with_torn_text_gives_a_topology_or_a_list_of_problems(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
     length = data.draw(st.integers(0, 20))
     patch = data.draw(st.text(string.printable, max_size=6))

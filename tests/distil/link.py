@@ -9,12 +9,12 @@ from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.secret import Secret
 from qtrunk.distil.parties import (
     AUTH_OCTETS,
-    AuthReservation,
     BlockAlice,
     BlockBob,
     DistilParameters,
     Send,
 )
+from qtrunk.kms.key import AuthReservation
 from qtrunk.stages import Detections, Pulses, Settings
 
 INTENSITIES = (0.46, 0.20, 0.0002)
@@ -32,7 +32,7 @@ class Ledger:
         if self.used + AUTH_OCTETS > len(self.material):
             raise KeyExhausted("no authentication key left")
         offset = self.used
-        return AuthReservation(0, offset, self.take(0, offset))
+        return AuthReservation(block=0, offset=offset, material=self.take(0, offset))
 
     def take(self, block: int, offset: int) -> Secret:
         if block != 0 or offset < self.used or offset + AUTH_OCTETS > len(self.material):
@@ -110,7 +110,10 @@ class Pair:
         }
         self.ledgers = {"alice": Ledger(self.secret), "bob": Ledger(self.secret)}
         self.alice = BlockAlice(
-            settings=lambda _: self.seen.settings, auth=self.ledgers["alice"], random=Dice(self.seed), **common
+            settings=lambda _: self.seen.settings,
+            auth=self.ledgers["alice"],
+            random=Dice(self.seed),
+            **common,
         )
         self.bob = BlockBob(
             detections=self.seen.detections, auth=self.ledgers["bob"], random=Dice(self.seed + 1), **common

@@ -44,9 +44,9 @@ def test_hypergeometric_inversion_equals_exact_fractions(errors, tested, kept):
 
     def at_most(extra):
         wrong, everything = errors + extra, tested + kept
-        return sum(
-            comb(wrong, i) * comb(everything - wrong, tested - i) for i in range(errors + 1)
-        ) / comb(everything, tested)
+        return sum(comb(wrong, i) * comb(everything - wrong, tested - i) for i in range(errors + 1)) / comb(
+            everything, tested
+        )
 
     largest = max(extra for extra in range(kept + 1) if at_most(extra) >= p_fail)
     # The rule rounds up by one error, never down.
@@ -80,9 +80,7 @@ def test_there_is_no_key_from_noise_or_nothing():
     nothing = replace(SEEN, key_counts=(0, 0, 0), test_counts=(0, 0, 0), test_errors=(0, 0, 0))
     assert key_length(nothing, 0, BUDGET).length_bits == 0
     noise = replace(SEEN, test_errors=tuple(n // 2 for n in SEEN.test_counts))
-    assert key_length(noise, 0, BUDGET) == replace(
-        key_length(noise, 0, BUDGET), length_bits=0
-    )
+    assert key_length(noise, 0, BUDGET) == replace(key_length(noise, 0, BUDGET), length_bits=0)
 
 
 def test_photon_number_splitting_leaves_no_key():
@@ -113,6 +111,6 @@ def test_the_single_photon_bound_fails_no_more_often_than_it_says():
         counts = rng.multinomial(3_000_000, np.append(chance.ravel(), 1 - chance.sum()))[:-1].reshape(3, 12)
         observed = tuple(int(n) for n in counts.sum(axis=1))
         bound = keylength._single_photons(SEEN, observed, keylength.clopper_pearson, 0.02)
-        assert 0 < bound
+        assert bound > 0
         failures += bound > counts[:, 1].sum()
     assert stats.binomtest(failures, 400, 0.10, alternative="greater").pvalue > 1e-6

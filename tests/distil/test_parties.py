@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qtrunk.base.wire import decode, encode
 from qtrunk.distil import messages as wire
 from qtrunk.distil.parties import AUTH_OCTETS, Destroy, Hold, Release, Report, Unsettled
-from qtrunk.base.wire import decode, encode
 
 
 def run(qber=0.016, clicks=500_000, **kwargs):
@@ -93,7 +93,10 @@ def test_a_block_without_light_dies_at_both_ends():
 
 def test_without_authentication_key_no_key_comes_out():
     pair = run(secret=bytes(range(90)))
-    assert [e.cause for party in ("alice", "bob") for e in pair.of(party, Destroy)] == ["auth-key", "auth-key"]
+    assert [e.cause for party in ("alice", "bob") for e in pair.of(party, Destroy)] == [
+        "auth-key",
+        "auth-key",
+    ]
 
 
 def outcome_is_safe(pair):

@@ -41,9 +41,7 @@ def test_the_portable_path_is_always_there():
         kernels.force_path("avx1024")
 
 
-@pytest.mark.parametrize(
-    ("count", "probability"), [(200_000, 0.01), (400, 0.9), (1, 0.5), (0, 0.5), (10**15, 1e-12)]
-)
+@pytest.mark.parametrize(("count", "probability"), [(200_000, 0.01), (400, 0.9), (1, 0.5), (0, 0.5), (10**15, 1e-12)])
 def test_candidates_equal_their_twin(path, count, probability):
     rng = kernels.new_rng(bytes(range(1, 33)))
     want, state = twins.sample_candidates(rng, 77, count, probability)
@@ -91,9 +89,7 @@ def test_clicks_equal_their_twin(path, intercept):
     alice, bob = dice.integers(0, 2**64, (2, 5000), np.uint64)
     thresholds = np.array([3_000_000_000, 4_000_000_000], np.uint32)
     accept = np.array([1.0, 0.4, 0.05])
-    outcome = np.array(
-        [[[0.9, 0.98], [0.48, 0.97]], [[0.95, 0.99], [0.5, 0.99]], [[0.5, 0.999], [0.5, 0.999]]]
-    )
+    outcome = np.array([[[0.9, 0.98], [0.48, 0.97]], [[0.95, 0.99], [0.5, 0.99]], [[0.5, 0.999], [0.5, 0.999]]])
     start = kernels.new_rng(b"\x03" * 32)
     want = twins.thin_clicks(
         start,

@@ -44,9 +44,7 @@ def sample_candidates(state, start, count, probability):
     return positions, dice.s
 
 
-def thin_clicks(
-    state, positions, alice, bob, thresholds, basis_a, basis_b, intercept, accept, outcome, dead, last
-):
+def thin_clicks(state, positions, alice, bob, thresholds, basis_a, basis_b, intercept, accept, outcome, dead, last):
     dice = Dice(state)
     out_positions, out_basis, out_bit, doubles = [], [], [], 0
     for position, a, b in zip(positions.tolist(), alice.tolist(), bob.tolist(), strict=True):
@@ -122,9 +120,7 @@ def decode(code, wanted, channel, iterations_max):
                 out = np.where((odd + (value < 0)) % 2 == 1, -out, out)
                 messages[e] = out
                 posterior[p] = np.clip(value + out, -128, 127)
-        if violated <= code.m // 40 and np.array_equal(
-            syndrome(code, (posterior < 0).astype(np.uint8)), wanted
-        ):
+        if violated <= code.m // 40 and np.array_equal(syndrome(code, (posterior < 0).astype(np.uint8)), wanted):
             result = iteration
             break
     return (posterior < 0).astype(np.uint8), result
@@ -133,9 +129,7 @@ def decode(code, wanted, channel, iterations_max):
 def toeplitz(x, seed, output_bits):
     """Direct sum over GF(2) of unpacked bits."""
     n = len(x)
-    return np.array(
-        [np.bitwise_and(seed[i : i + n][::-1], x).sum() & 1 for i in range(output_bits)], np.uint8
-    )
+    return np.array([np.bitwise_and(seed[i : i + n][::-1], x).sum() & 1 for i in range(output_bits)], np.uint8)
 
 
 def field_multiply(a: int, b: int) -> int:

@@ -48,9 +48,7 @@ class TwoEnds(RuleBasedStateMachine):
         assert len(octets) == sum(one.length for one in slices)
         assert not octets & self.used, "octets were handed out before"
         self.used |= octets
-        expected = b"".join(
-            material_of(one.block, self.sizes[one.block])[one.offset : one.end] for one in slices
-        )
+        expected = b"".join(material_of(one.block, self.sizes[one.block])[one.offset : one.end] for one in slices)
         assert material == Secret(expected)
 
     @rule(octets=st.integers(1, 90), share=st.integers(0, 90), is_good=st.booleans())

@@ -100,9 +100,7 @@ def test_a_key_asked_for_twice_in_one_call_is_refused(store: KeyStore) -> None:
     assert len(store.collect(ONE, MASTER, [IDS[0]])) == 1
 
 
-def test_an_expired_key_is_not_supplied_even_before_it_is_cleared(
-    store: KeyStore, clock: StandingClock
-) -> None:
+def test_an_expired_key_is_not_supplied_even_before_it_is_cleared(store: KeyStore, clock: StandingClock) -> None:
     store.collect(ONE, MASTER, [IDS[0]])
     clock.now_s = 2_000.0
     with pytest.raises(KeyNotFound):
@@ -159,12 +157,8 @@ def test_an_id_seen_before_with_other_content_is_refused_with_its_batch(
     assert store.receipt(IDS[3]) is None
 
 
-@pytest.mark.parametrize(
-    "change", [{"key_bits": 128}, {"targets_here": []}, {"targets_here": [SaeId("stranger")]}]
-)
-def test_keys_that_do_not_fit_their_description_are_refused(
-    store: KeyStore, change: dict[str, object]
-) -> None:
+@pytest.mark.parametrize("change", [{"key_bits": 128}, {"targets_here": []}, {"targets_here": [SaeId("stranger")]}])
+def test_keys_that_do_not_fit_their_description_are_refused(store: KeyStore, change: dict[str, object]) -> None:
     with pytest.raises(RequestRefused):
         put(store, [IDS[3]], **change)
     assert store.receipt(IDS[3]) is None
@@ -214,9 +208,7 @@ def test_a_reservation_can_be_given_up_or_expire(open_store: Open, clock: Standi
     ]
 
 
-def test_a_receipt_has_the_way_and_the_recipients_but_no_material(
-    store: KeyStore, clock: StandingClock
-) -> None:
+def test_a_receipt_has_the_way_and_the_recipients_but_no_material(store: KeyStore, clock: StandingClock) -> None:
     clock.now_s = 1_500.0
     store.collect(TWO, MASTER, [IDS[0]])
     receipt = store.receipt(IDS[0])
@@ -229,9 +221,7 @@ def test_a_receipt_has_the_way_and_the_recipients_but_no_material(
 
 
 def test_a_key_whose_seal_is_broken_is_destroyed_not_supplied(store: KeyStore) -> None:
-    store._journal.run(
-        lambda db: db.execute("UPDATE stored SET sealed = zeroblob(80) WHERE key_id = ?", (IDS[1],))
-    )
+    store._journal.run(lambda db: db.execute("UPDATE stored SET sealed = zeroblob(80) WHERE key_id = ?", (IDS[1],)))
     with pytest.raises(KeyNotFound, match="damaged"):
         store.collect(ONE, MASTER, IDS[:2])
     assert store.receipt(IDS[1])["stored"]["reason"] == "damaged"

@@ -41,9 +41,7 @@ def test_any_octets_of_a_block_can_be_read(segments: Segments, data: st.DataObje
     assert read(segments, 1, offset, length) == material_of(1, OCTETS)[offset : offset + length]
 
 
-def test_a_shredded_segment_is_gone_and_its_header_was_overwritten(
-    segments: Segments, memory_path: Path
-) -> None:
+def test_a_shredded_segment_is_gone_and_its_header_was_overwritten(segments: Segments, memory_path: Path) -> None:
     file = only_file(memory_path)
     other_name = memory_path / "kept"
     other_name.hardlink_to(file)
@@ -58,9 +56,7 @@ def test_a_shredded_segment_is_gone_and_its_header_was_overwritten(
 
 
 @pytest.mark.parametrize("position", [0, 9, 20, 60, 91, 92, 92 + PIECE_OCTETS, -1])
-def test_a_segment_with_one_octet_changed_is_noticed(
-    segments: Segments, memory_path: Path, position: int
-) -> None:
+def test_a_segment_with_one_octet_changed_is_noticed(segments: Segments, memory_path: Path, position: int) -> None:
     file = only_file(memory_path)
     octets = bytearray(file.read_bytes())
     octets[position] ^= 1

@@ -116,9 +116,7 @@ def test_a_slice_that_is_not_the_peers_is_refused(pair: tuple[KeyStore, KeyStore
 
 
 @pytest.mark.parametrize("block", [7, 3, 4, -1])
-def test_a_block_that_is_not_available_cannot_be_followed(
-    pair: tuple[KeyStore, KeyStore], block: int
-) -> None:
+def test_a_block_that_is_not_available_cannot_be_followed(pair: tuple[KeyStore, KeyStore], block: int) -> None:
     _, bob = pair
     bob.hold(qkd_key(3, 100))
     bob.hold(qkd_key(4, 100))
@@ -367,9 +365,7 @@ def test_the_preshared_secret_is_taken_once_and_only_authenticates(open_store: O
         store.auth_ledger(LINK, 96).reserve()
 
 
-@pytest.mark.parametrize(
-    ("block", "octets", "auth_octets"), [(0, 10, 0), (-1, 10, 0), (1, 0, 0), (1, 10, 11)]
-)
+@pytest.mark.parametrize(("block", "octets", "auth_octets"), [(0, 10, 0), (-1, 10, 0), (1, 0, 0), (1, 10, 11)])
 def test_an_impossible_block_is_refused(open_store: Open, block: int, octets: int, auth_octets: int) -> None:
     store = open_store("a")
     with pytest.raises(RequestRefused):

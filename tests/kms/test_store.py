@@ -306,7 +306,7 @@ def test_threads_take_turns_and_never_the_same_octets(open_store: Open) -> None:
                     taken.extend((piece.block, at) for at in range(piece.offset, piece.end))
         except KeyExhausted:
             return
-        except Exception as error:  # noqa: BLE001 (a thread has nobody else to tell)
+        except Exception as error:
             failures.append(error)
 
     def collect() -> None:

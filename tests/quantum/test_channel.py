@@ -1,4 +1,6 @@
-"""The sampled light against the closed form, observable by observable; FALSE_ALARM is the chance that a right program fails one."""
+"""The sampled light against the closed form, observable by observable; FALSE_ALARM is the chance that a right program
+fails one.
+"""
 
 import numpy as np
 import pytest
@@ -94,7 +96,8 @@ def test_intercept_resend_costs_a_quarter_of_the_fraction_and_keeps_the_gains(fr
     positions, bits, sent, basis, _ = observe(link, 60_000_000, Attack("intercept-resend", fraction))
     matched = sent.basis == basis
     assert agrees(len(positions), 60_000_000, want.click_hz / link.clock_hz)
-    # Half of the intercepted pulses pass in the wrong basis and come out at random; the others keep the link's own error.
+    # Half of the intercepted pulses pass in the wrong basis and come out at random; the others keep the link's own
+    # error.
     qber = want.qber * (1 - fraction / 2) + 0.5 * fraction / 2
     for value in (0, 1):
         here = matched & (basis == value)
@@ -102,9 +105,10 @@ def test_intercept_resend_costs_a_quarter_of_the_fraction_and_keeps_the_gains(fr
 
 
 def test_the_decoded_words_are_what_the_kernel_used():
-    # In a link without noise or misalignment every matched click tells Alice's bit; the kernel and NumPy must agree on it.
+    # In a link without noise or misalignment every matched click tells Alice's bit; the kernel and NumPy must agree on
+    # it.
     link = optics(3.0, dark_count_probability=0.0, afterpulse_probability=0.0, visibility=1.0, residual_phase_rad=0.0)
-    positions, bits, sent, basis, doubles = observe(link, 5_000_000)
+    _, bits, sent, basis, _ = observe(link, 5_000_000)
     matched = sent.basis == basis
     assert matched.sum() > 5_000
     np.testing.assert_array_equal(bits[matched], sent.bit[matched])
@@ -129,5 +133,3 @@ def test_unknown_attacks_are_refused():
     for kind, fraction in (("tap", 0.1), ("intercept-resend", 1.1), ("intercept-resend", float("nan"))):
         with pytest.raises(RequestRefused):
             Attack(kind, fraction)
-
-

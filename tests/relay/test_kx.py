@@ -1,4 +1,6 @@
-"""Relay machines joined by octets, on real key stores: keys agree, nothing is given twice, what is in doubt is refused."""
+"""Relay machines joined by octets, on real key stores: keys agree, nothing is given twice, what is in doubt is
+refused.
+"""
 
 import os
 from dataclasses import dataclass, field
@@ -298,14 +300,10 @@ def test_a_crash_of_a_relay_loses_the_batch_and_nothing_else(row, tmp_path):
         return [] if node == "d" and len(row.seen) == 3 else [octets]
 
     row.ask("sae-a", ["sae-e"], change=crash)
-    row.machines[NodeId("c")] = Kx(
-        NodeId("c"), row.topology, row.stores[NodeId("c")], Dice(), row.clock
-    )
+    row.machines[NodeId("c")] = Kx(NodeId("c"), row.topology, row.stores[NodeId("c")], Dice(), row.clock)
     for link in ("b-c", "c-d"):
         row.machines[NodeId("c")].link_up(LinkId(link))
     row.wait(REQUEST_TIMEOUT_S + 1)
     answer = row.ask("sae-a", ["sae-e"])
     assert isinstance(answer, Supplied)
     assert same(row.collect("sae-e", "sae-a", answer.keys), answer.keys)
-
-

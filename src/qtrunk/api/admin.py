@@ -1,4 +1,5 @@
-"""A node's administration interface: what the operator's tools read. JSON over HTTPS, certificates on both sides, never key.
+"""A node's administration interface: what the operator's tools read. JSON over HTTPS, certificates on both sides, never
+key.
 
     GET /admin/v1/status            the node, its links, alarms and counts
     GET /admin/v1/keys/{key_ID}     the receipt of a key
@@ -44,7 +45,8 @@ class Admin:
                 return Response(200, msgspec.json.encode(self._ledger()))
             case ("admin", "v1", "keys", text):
                 return self._key(text)
-        return error(404, "unknown path")
+            case _:
+                return error(404, "unknown path")
 
     def _key(self, text: str) -> Response:
         try:

@@ -1,7 +1,8 @@
 """The SAE's side of ETSI GS QKD 014 V1.1.1, as a `base.ports.KeySource`. Synchronous, standard library only.
 
-Works against any KME of the standard. Status codes become our errors: 503 KeyExhausted, 401 NotAuthorised, 400 on dec_keys KeyNotFound,
-else RequestRefused. A connection that dies while a request is under way is not tried again by itself: the keys may be gone.
+Works against any KME of the standard. Status codes become our errors: 503 KeyExhausted, 401 NotAuthorised, 400 on
+dec_keys KeyNotFound, else RequestRefused. A connection that dies while a request is under way is not tried again by
+itself: the keys may be gone.
 """
 
 import base64
@@ -81,9 +82,7 @@ class Etsi014Client:
         except (KeyError, TypeError, ValueError) as problem:
             raise WireError(f"KME {self._where}: its status lacks {problem}") from problem
 
-    def get_keys(
-        self, peer: SaeId, number: int, key_bits: int, also: Sequence[SaeId] = ()
-    ) -> list[SuppliedKey]:
+    def get_keys(self, peer: SaeId, number: int, key_bits: int, also: Sequence[SaeId] = ()) -> list[SuppliedKey]:
         """Get key: `number` fresh keys shared with `peer` (and further targets)."""
         body: dict[str, object] = {"number": number, "size": key_bits}
         if also:
@@ -114,7 +113,9 @@ class Etsi014Client:
             octets = response.read(ANSWER_OCTETS_MAX + 1)
         except ssl.SSLCertVerificationError as problem:
             self._connection.close()
-            raise AuthenticationFailed(f"KME {self._where}: its certificate does not verify ({problem.verify_message})") from problem
+            raise AuthenticationFailed(
+                f"KME {self._where}: its certificate does not verify ({problem.verify_message})"
+            ) from problem
         except (OSError, http.client.HTTPException) as problem:
             self._connection.close()
             raise KeyExhausted(f"KME {self._where} does not answer ({problem}); is the node up?", 2) from problem

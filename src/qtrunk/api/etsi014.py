@@ -4,8 +4,9 @@
     GET, POST  /api/v1/keys/{slave_SAE_ID}/enc_keys
     GET, POST  /api/v1/keys/{master_SAE_ID}/dec_keys
 
-The caller's identity is the SAE in its certificate, nothing else. The path names the other SAE. Wire spellings (master, slave) live here only;
-inside we say initiator and targets. Codes are those of the standard: 200, 400, 401, 503. docs/etsi014.md lists how the text's gaps are read.
+The caller's identity is the SAE in its certificate, nothing else. The path names the other SAE. Wire spellings (master,
+slave) live here only; inside we say initiator and targets. Codes are those of the standard: 200, 400, 401, 503.
+docs/etsi014.md lists how the text's gaps are read.
 """
 
 import base64
@@ -113,7 +114,8 @@ class Etsi014:
             case ("api", "v1", "keys", other, "dec_keys"):
                 self._only(request, "GET", "POST")
                 return await self._dec_keys(caller, parse_sae_id(other), request)
-        raise RequestRefused("unknown path: /api/v1/keys/{SAE_ID}/status, enc_keys or dec_keys")
+            case _:
+                raise RequestRefused("unknown path: /api/v1/keys/{SAE_ID}/status, enc_keys or dec_keys")
 
     @staticmethod
     def _only(request: Request, *methods: str) -> None:
@@ -241,7 +243,9 @@ def _container(keys: Sequence[SuppliedKey]) -> Response:
 def _known_parameters(request: Request, *names: str) -> None:
     unknown = [name for name in request.query if name not in names]
     if unknown:
-        raise RequestRefused(f"query parameter {unknown[0][:40]!r}: only {', '.join(names)} with GET; use POST for more")
+        raise RequestRefused(
+            f"query parameter {unknown[0][:40]!r}: only {', '.join(names)} with GET; use POST for more"
+        )
 
 
 def _integer(request: Request, name: str) -> int | None:

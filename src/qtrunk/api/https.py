@@ -1,8 +1,8 @@
 """A small HTTPS server for the key interfaces: HTTP/1.1 over TLS with certificates on both sides.
 
-Ours because the mainstream servers do not hand the client's certificate to the application (docs/decisions/0002): an asyncio protocol
-with httptools for parsing and the standard TLS. Everything is bounded: connections, request line, headers, body, and the time a
-client may take for a request. Requests of a connection are answered in order.
+Ours because the mainstream servers do not hand the client's certificate to the application (docs/decisions/0002): an
+asyncio protocol with httptools for parsing and the standard TLS. Everything is bounded: connections, request line,
+headers, body, and the time a client may take for a request. Requests of a connection are answered in order.
 """
 
 import asyncio
@@ -78,7 +78,9 @@ def server_context(
     ca_certificate: Path,
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
 ) -> ssl.SSLContext:
-    """TLS for a server that refuses clients without a certificate of the CA. The standard allows TLS 1.2; we ask for 1.3."""
+    """TLS for a server that refuses clients without a certificate of the CA. The standard allows TLS 1.2; we ask for
+    1.3.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = minimum_version
     context.load_cert_chain(certificate, private_key)
@@ -110,7 +112,7 @@ def identity_of(der: bytes) -> PeerIdentity:
     common = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     bare = [uri.rsplit(":sae:", 1)[1] for uri in uris if ":sae:" in uri]
     return PeerIdentity(
-        candidates=tuple([*bare, *uris, *dns, *common]),
+        candidates=(*bare, *uris, *dns, *common),
         uris=tuple(uris),
         fingerprint=hashlib.sha256(der).hexdigest(),
     )
@@ -128,9 +130,7 @@ class HttpsServer:
     async def start(self, host: str, port: int) -> int:
         """Listen; the port (for port 0: the one that was chosen)."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: _Connection(self), host, port, ssl=self._context, backlog=512
-        )
+        self._server = await loop.create_server(lambda: _Connection(self), host, port, ssl=self._context, backlog=512)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:

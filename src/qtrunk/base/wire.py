@@ -7,7 +7,8 @@ frames is injective.
 """
 
 import struct
-from typing import TypeVar
+from types import UnionType
+from typing import Any, TypeVar, overload
 
 import msgspec
 
@@ -29,7 +30,11 @@ def encode(message: Message) -> bytes:
     return msgspec.msgpack.encode(message)
 
 
-def decode(octets: bytes | memoryview, kind: type[M]) -> M:
+@overload
+def decode(octets: bytes | memoryview, kind: type[M]) -> M: ...
+@overload
+def decode(octets: bytes | memoryview, kind: UnionType) -> Any: ...
+def decode(octets: bytes | memoryview, kind: Any) -> Any:
     """Parse octets as `kind` (a Message class, or a union of them), or raise WireError."""
     try:
         return msgspec.msgpack.decode(octets, type=kind)

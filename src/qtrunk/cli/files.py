@@ -31,7 +31,11 @@ def _client(lab: Lab, sae: str) -> Etsi014Client:
 @click.option("--from", "initiator", required=True, help="The SAE that protects the file.")
 @click.option("--to", "target", required=True, help="The SAE that may open it.")
 @click.option("-o", "output", type=click.Path(path_type=Path, dir_okay=False), help="Default: FILE.qsealed")
-@click.option("--otp", is_flag=True, help="One-time pad and information-theoretic tag; takes as much key as the file is long.")
+@click.option(
+    "--otp",
+    is_flag=True,
+    help="One-time pad and information-theoretic tag; takes as much key as the file is long.",
+)
 @click.option("--force", is_flag=True, help="Overwrite the output.")
 @options.state_option
 def seal(file: Path, initiator: str, target: str, output: Path | None, otp: bool, force: bool, state: Path) -> None:

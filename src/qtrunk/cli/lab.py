@@ -34,7 +34,8 @@ REFRESH_S = 0.5
 def up(topology: str, state: Path, detach: bool) -> None:
     """Start every node and fibre of TOPOLOGY (a file, or the name of a shipped one) on this machine.
 
-    Without --detach a live table shows the links; Ctrl-C stops the lab. Keys stay stored: a second `up` goes on with them.
+    Without --detach a live table shows the links; Ctrl-C stops the lab. Keys stay stored: a second `up` goes on with
+    them.
     """
     if is_running(state):
         raise LabError(f"lab {state} is already up; `qtrunk status` shows it, `qtrunk down` stops it")
@@ -55,9 +56,7 @@ def _supervisor(lab: Lab, *, detach: bool) -> Iterator["subprocess.Popen[bytes]"
     if not detach:
         command += ["--parent", str(os.getpid())]
     with (lab.state / "logs" / "supervisor.out").open("ab") as out:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
     # A terminal that closes, or a `kill`, must stop the lab just as Ctrl-C does.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
@@ -88,9 +87,7 @@ def _wait_until_up(lab: Lab, process: "subprocess.Popen[bytes]") -> None:
         if not missing:
             return
         time.sleep(0.1)
-    raise LabError(
-        f"nodes {', '.join(missing)} did not come up within {START_TIMEOUT_S:.0f} s; see {lab.state}/logs/"
-    )
+    raise LabError(f"nodes {', '.join(missing)} did not come up within {START_TIMEOUT_S:.0f} s; see {lab.state}/logs/")
 
 
 def _answers(client: LabClient, node: str) -> bool:

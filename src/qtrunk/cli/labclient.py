@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from qtrunk.base.errors import LabError
+from qtrunk.base.ids import LinkId
 from qtrunk.node.lab import HOST, Lab
 from qtrunk.node.supervisor import running_state
 
@@ -34,7 +35,9 @@ class LabClient:
             response = connection.getresponse()
             body = response.read()
         except (OSError, http.client.HTTPException) as error:
-            raise LabError(f"node {node} does not answer ({error}); see {self.lab.state}/nodes/{node}/node.log") from error
+            raise LabError(
+                f"node {node} does not answer ({error}); see {self.lab.state}/nodes/{node}/node.log"
+            ) from error
         finally:
             connection.close()
         if response.status == http.client.OK:
@@ -74,16 +77,14 @@ class LabClient:
             ],
         }
 
-    def _link(
-        self, link: str, alice: str, bob: str, nodes: dict[str, dict[str, object]]
-    ) -> dict[str, object]:
+    def _link(self, link: str, alice: str, bob: str, nodes: dict[str, dict[str, object]]) -> dict[str, object]:
         """Both ends' figures as one entry. Alice's end leads; the worse state of the two is the link's."""
         ends = {role: _end(nodes.get(node), link) for role, node in (("alice", alice), ("bob", bob))}
         shown = ends["alice"] or ends["bob"] or {}
         states = [str(end["state"]) for end in ends.values() if end]
         order = ["OFF", "PENDING", "PASSIVE", "ACTIVE"]
         state = min(states, key=order.index) if len(states) == len(ends) else "OFF"
-        known = self.lab.topology.link(link)
+        known = self.lab.topology.link(LinkId(link))
         return {
             "length_km": known.length_km,
             "loss_db": known.loss_db,

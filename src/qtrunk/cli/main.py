@@ -30,7 +30,11 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
-    context_settings={"auto_envvar_prefix": "QTRUNK", "help_option_names": ["-h", "--help"], "show_default": True},
+    context_settings={
+        "auto_envvar_prefix": "QTRUNK",
+        "help_option_names": ["-h", "--help"],
+        "show_default": True,
+    },
 )
 @click.version_option(__version__, prog_name="qtrunk")
 def cli() -> None:

@@ -69,9 +69,7 @@ def alarm_lines(status: dict[str, object]) -> list[Text]:
             seen[str(node["node"]), "NodeUnreachable"] = str(node["error"])
         for alarm in (node.get("alarms") or {}).get("active", []):
             seen.setdefault((alarm["resource"], alarm["type"]), f"{alarm['severity']}: {alarm['text']}")
-    return [
-        Text(f"ALARM {resource} {type_}: {text}", "bold red") for (resource, type_), text in sorted(seen.items())
-    ]
+    return [Text(f"ALARM {resource} {type_}: {text}", "bold red") for (resource, type_), text in sorted(seen.items())]
 
 
 def overview(status: dict[str, object]) -> RenderableType:

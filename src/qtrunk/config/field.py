@@ -62,9 +62,7 @@ EQUIPMENT_NUMBERS: Mapping[str, Range] = MappingProxyType(
         "clock_fraction": Range(0.001, 1),
     }
 )
-LINK_NUMBERS: Mapping[str, Range] = MappingProxyType(
-    {"length_km": LENGTH_KM, "loss_db": LOSS_DB, **EQUIPMENT_NUMBERS}
-)
+LINK_NUMBERS: Mapping[str, Range] = MappingProxyType({"length_km": LENGTH_KM, "loss_db": LOSS_DB, **EQUIPMENT_NUMBERS})
 INTENSITY = Range(0, 1)
 PROBABILITY = Range(0.001, 1)
 LINK_TRIPLES: Mapping[str, Range] = MappingProxyType({"intensities": INTENSITY, "probabilities": PROBABILITY})
@@ -80,9 +78,7 @@ class Entry:
 
     __slots__ = ("_problems", "_table", "path")
 
-    def __init__(
-        self, table: Mapping[str, object], path: str, problems: Problems, keys: Collection[str]
-    ) -> None:
+    def __init__(self, table: Mapping[str, object], path: str, problems: Problems, keys: Collection[str]) -> None:
         self.path = path
         self._table = table
         self._problems = problems
@@ -152,8 +148,7 @@ class Entry:
             self.wrong(key, f"{len(found)} given; three are needed: signal, decoy, vacuum")
             return None
         numbers = [
-            _number(value, f"{self.at(key)}[{index}]", allowed, self._problems)
-            for index, value in enumerate(found)
+            _number(value, f"{self.at(key)}[{index}]", allowed, self._problems) for index, value in enumerate(found)
         ]
         signal, decoy, vacuum = numbers
         return None if signal is None or decoy is None or vacuum is None else (signal, decoy, vacuum)
@@ -199,9 +194,7 @@ class LinkSettings:
 
     def over(self, defaults: "LinkSettings") -> "LinkSettings":
         """These, and the defaults where these say nothing."""
-        return LinkSettings(
-            numbers={**defaults.numbers, **self.numbers}, triples={**defaults.triples, **self.triples}
-        )
+        return LinkSettings(numbers={**defaults.numbers, **self.numbers}, triples={**defaults.triples, **self.triples})
 
 
 NO_SETTINGS = LinkSettings(numbers=MappingProxyType({}), triples=MappingProxyType({}))
@@ -229,9 +222,7 @@ def _is_sound(key: str, triple: Triple, entry: Entry) -> bool:
         if signal > decoy + vacuum and decoy > vacuum:
             return True
         values = ", ".join(shown(value) for value in triple)
-        entry.wrong(
-            key, f"{values} do not suit two-decoy estimation; needed: mu1 > mu2 + mu3 and mu2 > mu3 >= 0"
-        )
+        entry.wrong(key, f"{values} do not suit two-decoy estimation; needed: mu1 > mu2 + mu3 and mu2 > mu3 >= 0")
         return False
     total = math.fsum(triple)
     if abs(total - 1) > _SUM_TOLERANCE:

@@ -19,10 +19,7 @@ Point = tuple[float, float]
 def great_circle_km(a: Point, b: Point) -> float:
     """The shortest way over a sphere (haversine form, exact for near points)."""
     lat_a, lon_a, lat_b, lon_b = (math.radians(value) for value in (*a, *b))
-    h = (
-        math.sin((lat_b - lat_a) / 2) ** 2
-        + math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
-    )
+    h = math.sin((lat_b - lat_a) / 2) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
     return 2 * EARTH_RADIUS_KM * math.asin(math.sqrt(min(1.0, h)))
 
 

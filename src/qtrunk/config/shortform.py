@@ -62,9 +62,7 @@ def rewrite(document: Mapping[str, object], problems: Problems) -> Draft:
     _check_ids(declared, problems)
     rows = [*_rows(file, "trunks", declared, problems), *_rows(file, "rings", declared, problems)]
     if not rows and len(problems) == before:
-        problems.add(
-            "trunks", 'missing; a network needs a trunk or a ring, such as trunks = [["a", "b", "c"]]'
-        )
+        problems.add("trunks", 'missing; a network needs a trunk or a ring, such as trunks = [["a", "b", "c"]]')
     spans = _spans(rows, problems)
     is_graph_sound = len(problems) == before and given is not None
     defaults = file.below("link", LINK_KEYS)
@@ -148,9 +146,7 @@ def _spans(rows: Sequence[tuple[str, list[str], bool]], problems: Problems) -> l
             same_ends = by_ends.get(frozenset((alice, bob)))
             same_id = by_id.get(span.id)
             if same_ends is not None:
-                problems.add(
-                    path, f"{alice} to {bob} is already a link of {same_ends.path}; name each link once"
-                )
+                problems.add(path, f"{alice} to {bob} is already a link of {same_ends.path}; name each link once")
             elif same_id is not None:
                 problems.add(
                     path,
@@ -158,9 +154,7 @@ def _spans(rows: Sequence[tuple[str, list[str], bool]], problems: Problems) -> l
                     f" of {same_id.path} is; change a node ID",
                 )
             elif not is_node_id(span.id):
-                problems.add(
-                    path, f"{alice} to {bob} needs a link ID of over 63 characters; shorten the node IDs"
-                )
+                problems.add(path, f"{alice} to {bob} needs a link ID of over 63 characters; shorten the node IDs")
             else:
                 by_ends[frozenset((alice, bob))] = by_id[span.id] = span
     return list(by_id.values())

@@ -1,12 +1,12 @@
 """Information-theoretic secrecy and authenticity: one-time pad, and Wegman-Carter tags.
 
 A tag is the polynomial hash of label and message under a fresh 16-octet key, encrypted with a fresh 16-octet pad
-(Wegman, Carter 1981). Both come from one 32-octet key that is used for one message, ever: whoever calls must have recorded
-that it is spent. A forgery passes with probability at most `forgery_probability`, whatever Eve computes.
+(Wegman, Carter 1981). Both come from one 32-octet key that is used for one message, ever: whoever calls must have
+recorded that it is spent. A forgery passes with probability at most `forgery_probability`, whatever Eve computes.
 
-The label says who speaks to whom about what (protocol, version, role, link, block, message kind). Label and parts are framed
-by their lengths, so no two different (label, message) hash the same octets; a tag of one role or block never verifies
-for another: no reflection, no replay.
+The label says who speaks to whom about what (protocol, version, role, link, block, message kind). Label and parts are
+framed by their lengths, so no two different (label, message) hash the same octets; a tag of one role or block never
+verifies for another: no reflection, no replay.
 """
 
 import hmac
@@ -42,7 +42,9 @@ def tag(key: Part, label: bytes, parts: Sequence[Part]) -> bytes:
 def verify(key: Part, label: bytes, parts: Sequence[Part], claimed: Part) -> None:
     """Raise AuthenticationFailed unless `claimed` is the tag; the comparison takes constant time."""
     if not hmac.compare_digest(tag(key, label, parts), bytes(claimed)):
-        raise AuthenticationFailed("an authentication tag does not verify: the message was changed, replayed or reflected")
+        raise AuthenticationFailed(
+            "an authentication tag does not verify: the message was changed, replayed or reflected"
+        )
 
 
 def forgery_probability(octets: int, parts: int = 1) -> float:

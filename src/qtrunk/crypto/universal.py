@@ -61,6 +61,4 @@ def toeplitz(bits: Octets, seed: bytes, output_bits: int) -> bytes:
     The collision probability is 2^-output_bits for a uniform seed (Krawczyk 1994); the seed must be drawn after Eve's
     information about `bits` is fixed.
     """
-    return kernels.toeplitz_hash(
-        np.packbits(bits), len(bits), np.frombuffer(seed, np.uint8), output_bits
-    ).tobytes()
+    return kernels.toeplitz_hash(np.packbits(bits), len(bits), np.frombuffer(seed, np.uint8), output_bits).tobytes()

@@ -1,15 +1,18 @@
 """How long a secret key a block of observations supports, and with which epsilon.
 
-Rule: variable length, fixed number of sent pulses, two decoy levels, entropic uncertainty relation, no credit for vacuum
-(Tupkary, Nahar, Sinha, Lütkenhaus, arXiv:2408.17349; decoy bounds of Lim et al., PRA 89, 022307 (2014), eqs. (2)-(5)):
+Rule: variable length, fixed number of sent pulses, two decoy levels, entropic uncertainty relation, no credit for
+vacuum (Tupkary, Nahar, Sinha, Lütkenhaus, arXiv:2408.17349; decoy bounds of Lim et al., PRA 89, 022307 (2014), eqs.
+(2)-(5)):
 
     l = floor( s1 [1 - h(e_ph)] - leak - 2 log2(1 / (2 eps_pa)) )
     eps_secret = 2 eps_at + eps_pa,   eps_at = eps_pa = eps_secret / 3
 
-The length is a function, fixed beforehand, of what was observed. Thirteen one-sided statistical events (five counts in each basis,
-two error counts, one sampling) may each fail with probability eps_at^2 / 13. Two kinds of tail bounds, both sound:
+The length is a function, fixed beforehand, of what was observed. Thirteen one-sided statistical events (five counts in
+each basis, two error counts, one sampling) may each fail with probability eps_at^2 / 13. Two kinds of tail bounds, both
+sound:
 
-`exact`      Clopper-Pearson limits for the counts of each intensity among all detections (given the pattern of detections, the
+`exact`      Clopper-Pearson limits for the counts of each intensity among all detections (given the pattern of
+detections, the
              intensity labels are independent; binomial tails dominate Poisson-binomial ones, Hoeffding 1956), and exact
              inversion of the hypergeometric distribution for the errors of the key bits given those of the test bits
 `hoeffding`  Hoeffding's inequality for the counts and Serfling's for the sampling: always looser, simpler to check
@@ -62,9 +65,7 @@ class KeyLength:
     """Secret bits; 0 where there is no key."""
 
 
-def key_length(
-    seen: Observations, leak_bits: float, budget: EpsilonBudget, bounds: str = "exact"
-) -> KeyLength:
+def key_length(seen: Observations, leak_bits: float, budget: EpsilonBudget, bounds: str = "exact") -> KeyLength:
     """Secret bits of a block after `leak_bits` were said in public (verification tag included).
 
     Never negative, never more than the sifted bits. ValueError where the intensities are not those of a two-decoy
@@ -157,7 +158,9 @@ def hoeffding(count: int, total: int, p_fail: float) -> tuple[float, float]:
 
 
 def serfling(errors: float, tested: float, kept: float, p_fail: float) -> float:
-    """Upper limit of the error rate of `kept` bits when `tested` others had `errors` (arXiv:2408.17349, eq. for gamma_serf)."""
+    """Upper limit of the error rate of `kept` bits when `tested` others had `errors` (arXiv:2408.17349, eq. for
+    gamma_serf).
+    """
     f = kept * tested**2 / ((kept + tested) * (tested + 1))
     return errors / tested + sqrt(log(1 / p_fail) / (2 * f))
 
@@ -165,8 +168,9 @@ def serfling(errors: float, tested: float, kept: float, p_fail: float) -> float:
 def hypergeometric(errors: float, tested: float, kept: float, p_fail: float) -> float:
     """Upper limit of the error rate of `kept` bits when a random `tested` of all had `errors`: exact inversion.
 
-    The largest number E of errors among the kept bits for which drawing at most `errors` into the test still has probability
-    p_fail. Safe with bounds for its arguments: more errors, fewer tests or fewer kept bits only raise the rate.
+    The largest number E of errors among the kept bits for which drawing at most `errors` into the test still has
+    probability p_fail. Safe with bounds for its arguments: more errors, fewer tests or fewer kept bits only raise the
+    rate.
     """
     x, k, n = ceil(errors), floor(tested), floor(kept)
     if x >= k:

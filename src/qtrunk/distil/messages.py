@@ -8,7 +8,7 @@ from qtrunk.base.wire import Message
 from qtrunk.stages import Octets, Positions
 
 
-class Detected(Message, tag="detected"):
+class Detected(Message, frozen=True, tag="detected"):
     """Bob, after the light of the block is over: where he clicked, in which bases, and his test-basis bits."""
 
     pulses: int
@@ -18,7 +18,7 @@ class Detected(Message, tag="detected"):
     test_bits: bytes
 
 
-class Sifted(Message, tag="sifted"):
+class Sifted(Message, frozen=True, tag="sifted"):
     """Alice: which clicks match, their intensities (two bit planes), test errors, code and syndromes of her key."""
 
     matches: bytes
@@ -29,14 +29,14 @@ class Sifted(Message, tag="sifted"):
     syndromes: bytes
 
 
-class Decoded(Message, tag="decoded"):
+class Decoded(Message, frozen=True, tag="decoded"):
     """Bob: frames he could not reconcile, and how many errors he corrected in the others."""
 
     failed: list[int]
     errors: int
 
 
-class Proof(Message, tag="proof"):
+class Proof(Message, frozen=True, tag="proof"):
     """Alice: disclosed frames, verification hash with its fresh key, the key's length, the Toeplitz seed, and which
     authentication keys this block uses."""
 
@@ -50,25 +50,25 @@ class Proof(Message, tag="proof"):
     auth_offset: int
 
 
-class Accept(Message, tag="accept"):
+class Accept(Message, frozen=True, tag="accept"):
     """Bob: his tag over everything said so far."""
 
     tag: bytes
 
 
-class Confirm(Message, tag="confirm"):
+class Confirm(Message, frozen=True, tag="confirm"):
     """Alice: her tag over everything said so far."""
 
     tag: bytes
 
 
-class Released(Message, tag="released"):
+class Released(Message, frozen=True, tag="released"):
     """Bob: his key is available now."""
 
     tag: bytes
 
 
-class Abort(Message, tag="abort"):
+class Abort(Message, frozen=True, tag="abort"):
     """Either: the block is destroyed."""
 
     cause: str

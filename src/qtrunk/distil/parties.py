@@ -8,13 +8,14 @@
     6  Alice  Confirm    tag over 1 to 5          Alice holds hers before this goes out
     7  Bob    Released   tag over 1 to 6          Bob's key is available; Alice's when this verifies
 
-Authentication is delayed and covers the whole transcript of both directions: nothing is believed that would let a key out before
-the tags verify (security: Tupkary, Nahar, Tan, arXiv:2601.17960). Both compute the key's length from the same counts and must agree. Each
-tag has keys of its own and a label with protocol version, role, nodes, link and block, so none can be reflected or replayed.
+Authentication is delayed and covers the whole transcript of both directions: nothing is believed that would let a key
+out before the tags verify (security: Tupkary, Nahar, Tan, arXiv:2601.17960). Both compute the key's length from the
+same counts and must agree. Each tag has keys of its own and a label with protocol version, role, nodes, link and block,
+so none can be reflected or replayed.
 
-Until a party holds a key, any doubt ends in Destroy at both ends. Once it holds one, the other end may hold (or have released) it too, so
-a doubt is Unsettled instead: the session reconnects and settles it with authenticated messages. Calls are CPU work of up to some
-hundred milliseconds; the shell runs them in a thread.
+Until a party holds a key, any doubt ends in Destroy at both ends. Once it holds one, the other end may hold (or have
+released) it too, so a doubt is Unsettled instead: the session reconnects and settles it with authenticated messages.
+Calls are CPU work of up to some hundred milliseconds; the shell runs them in a thread.
 """
 
 from abc import ABC, abstractmethod
@@ -106,13 +107,20 @@ class Report:
 Effect = Send | Hold | Release | Destroy | Unsettled | Report
 
 
-@dataclass(frozen=True, slots=True)
-class AuthReservation:
+class AuthReservation(Protocol):
     """Where in the link's authentication key a reservation lies, and its octets."""
 
-    block: int
-    offset: int
-    material: Secret
+    @property
+    def block(self) -> int:
+        """The block that the octets come from."""
+
+    @property
+    def offset(self) -> int:
+        """Where in it they begin."""
+
+    @property
+    def material(self) -> Secret:
+        """AUTH_OCTETS of key."""
 
 
 class AuthLedger(Protocol):
@@ -175,7 +183,7 @@ class _Party(ABC):
         if self._is_over:
             return []
         try:
-            message = decode(octets, wire.BlockMessage)
+            message: wire.BlockMessage = decode(octets, wire.BlockMessage)
             if isinstance(message, wire.Abort):
                 return self._aborted(message)
             return self._handle(message, octets)
@@ -251,9 +259,7 @@ class _Party(ABC):
             (k + t) / (count * p * (basis**2 + (1 - basis) ** 2))
             for k, t, p in zip(seen.key_counts, seen.test_counts, seen.probabilities, strict=True)
         ]
-        return self._report(
-            qber_test=seen.test_qber, detections=clicks, sifted_bits=seen.key_total, gains=gains
-        )
+        return self._report(qber_test=seen.test_qber, detections=clicks, sifted_bits=seen.key_total, gains=gains)
 
 
 class BlockAlice(_Party):
@@ -375,7 +381,11 @@ class BlockAlice(_Party):
         made = self._key(self._done, self._proof)
         self.is_held = True
         confirm = wire.Confirm(tag=its.tag(key[32:64], self._label("confirm"), self._transcript))
-        return [Hold(made), self._say(confirm), self._report(qber_key=made.qber_key, leak_bits=made.leak_bits)]
+        return [
+            Hold(made),
+            self._say(confirm),
+            self._report(qber_key=made.qber_key, leak_bits=made.leak_bits),
+        ]
 
     def _released(self, message: wire.Released) -> list[Effect]:
         assert self._auth_key is not None

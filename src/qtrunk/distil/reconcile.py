@@ -1,9 +1,10 @@
 """Reconciliation: Alice says syndromes of her key, Bob finds where his differs, frame by frame.
 
-One-way, with fixed quasi-cyclic LDPC codes of 65,536 bits (distil/codes, built and measured by tools/make_ldpc_codes.py).
-The code is chosen from public data, before anything is said about the key. The last frame is filled with known zeros. A frame that
-the decoder cannot solve is disclosed by Alice in full: rare, honest to count, and better than losing the block. Everything said is leak,
-counted alike at both ends, and bounded by a budget that public data fix beforehand.
+One-way, with fixed quasi-cyclic LDPC codes of 65,536 bits (distil/codes, built and measured by
+tools/make_ldpc_codes.py). The code is chosen from public data, before anything is said about the key. The last frame is
+filled with known zeros. A frame that the decoder cannot solve is disclosed by Alice in full: rare, honest to count, and
+better than losing the block. Everything said is leak, counted alike at both ends, and bounded by a budget that public
+data fix beforehand.
 """
 
 import json
@@ -125,7 +126,10 @@ class Plan:
         channel = np.full(self.frames * self.entry.n, kernels.channel_value(qber), np.int8)
         channel[self.bits :] = kernels.KNOWN
         errors, iterations = kernels.ldpc_decode(
-            code(self.entry.name), difference ^ own, channel.reshape(self.frames, self.entry.n), ITERATIONS_MAX
+            code(self.entry.name),
+            difference ^ own,
+            channel.reshape(self.frames, self.entry.n),
+            ITERATIONS_MAX,
         )
         errors[iterations < 0] = 0
         failed = tuple(int(frame) for frame in np.flatnonzero(iterations < 0))

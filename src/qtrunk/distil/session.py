@@ -38,7 +38,7 @@ from qtrunk.distil.parties import (
     Send,
     Unsettled,
 )
-from qtrunk.stages import Detections, Octets, Positions, Pulses, QkdKey, Role, Settings
+from qtrunk.stages import Detections, Octets, Positions, Pulses, Role, Settings
 
 BLOCK_TIMEOUT_S = 120.0
 """A block whose peer falls silent for so long is destroyed."""
@@ -50,14 +50,14 @@ _SESSION, _BLOCK = 0, 1
 _BLOCK_HEADER = struct.Struct(">BQ")
 
 
-class Resume(Message, tag="resume"):
+class Resume(Message, frozen=True, tag="resume"):
     """Bob after connecting."""
 
     last_block: int
     pending: list[int]
 
 
-class Resolve(Message, tag="resolve"):
+class Resolve(Message, frozen=True, tag="resolve"):
     """Alice's answer; with held blocks it carries an authentication key reference and a tag."""
 
     last_block: int
@@ -67,7 +67,7 @@ class Resolve(Message, tag="resolve"):
     tag: bytes = b""
 
 
-class Resolution(Message, tag="resolution"):
+class Resolution(Message, frozen=True, tag="resolution"):
     """What Bob did about Alice's held blocks."""
 
     released: list[int]
@@ -75,7 +75,7 @@ class Resolution(Message, tag="resolution"):
     tag: bytes = b""
 
 
-class Announce(Message, tag="announce"):
+class Announce(Message, frozen=True, tag="announce"):
     """The next block of light."""
 
     block: int
@@ -85,7 +85,7 @@ class Announce(Message, tag="announce"):
     key_basis_probability: float
 
 
-class Cancel(Message, tag="cancel"):
+class Cancel(Message, frozen=True, tag="cancel"):
     """The block will not be finished (module lost, light dropped)."""
 
     block: int
@@ -276,7 +276,7 @@ class LinkAlice(_Session):
             kind, block, payload = _split(octets)
             if kind == _BLOCK:
                 return self._receive_part(block, payload)
-            message = decode(payload, SessionMessage)
+            message: SessionMessage = decode(payload, SessionMessage)
             if isinstance(message, Resume):
                 return self._resolve(message)
             if isinstance(message, Resolution):
@@ -421,9 +421,7 @@ class LinkBob(_Session):
         """The channel is up: say where this end stands."""
         self._connected = True
         self._pending = self._end.store.pending(self._end.link)
-        return [
-            self._say(Resume(last_block=self._end.store.last_block(self._end.link), pending=self._pending))
-        ]
+        return [self._say(Resume(last_block=self._end.store.last_block(self._end.link), pending=self._pending))]
 
     def disconnected(self) -> list[SessionEffect]:
         """The channel is gone: open blocks die, held ones wait for Resolve."""
@@ -462,9 +460,7 @@ class LinkBob(_Session):
         if frames is None or block not in self._seeds:
             return []
         pulses, seed = self._seeds[block]
-        positions = (
-            np.concatenate([positions for positions, _ in frames]) if frames else np.zeros(0, np.uint64)
-        )
+        positions = np.concatenate([positions for positions, _ in frames]) if frames else np.zeros(0, np.uint64)
         bits = np.concatenate([bits for _, bits in frames]) if frames else np.zeros(0, np.uint8)
         basis = self._end.bases(seed, pulses, positions)
         detections = Detections(positions=positions, basis=basis, bit=bits)
@@ -489,7 +485,7 @@ class LinkBob(_Session):
                     return []
                 self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
                 return self._after(block, self._wrap(block, machine.receive(payload)))
-            message = decode(payload, SessionMessage)
+            message: SessionMessage = decode(payload, SessionMessage)
             if isinstance(message, Resolve):
                 return self._resolution(message)
             if isinstance(message, Announce):

@@ -19,9 +19,7 @@ def tested_clicks(alice_basis: Octets, bob_basis: Octets) -> np.ndarray:
     return np.asarray((alice_basis == TEST_BASIS) & (bob_basis == TEST_BASIS))
 
 
-def observe(
-    pulses: Pulses, key_intensity: Octets, test_intensity: Octets, test_error: Octets
-) -> Observations:
+def observe(pulses: Pulses, key_intensity: Octets, test_intensity: Octets, test_error: Octets) -> Observations:
     """Counts by intensity: of key clicks, test clicks, and errors among the latter."""
     levels = len(pulses.intensities)
 
@@ -35,5 +33,3 @@ def observe(
         test_counts=count(test_intensity),
         test_errors=count(test_intensity[test_error.astype(bool)]),
     )
-
-

@@ -1,7 +1,7 @@
 """Verification: do both ends hold the same bits? A universal hash under a fresh key, drawn after reconciliation.
 
-128 bits are said in public and count as leak. Two different keys pass with probability at most blocks * 2^-128, which goes into
-the key's epsilon. A block that fails is destroyed whole.
+128 bits are said in public and count as leak. Two different keys pass with probability at most blocks * 2^-128, which
+goes into the key's epsilon. A block that fails is destroyed whole.
 """
 
 import hmac

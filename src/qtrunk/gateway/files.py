@@ -1,7 +1,9 @@
-"""Sealing and opening files by path: what is checked before a key is spent, and what is left when something fails (nothing).
+"""Sealing and opening files by path: what is checked before a key is spent, and what is left when something fails
+(nothing).
 
-Output is written to a temporary file (0600) beside its place and renamed when it is whole and on the disk; on any failure, an interrupt
-included, it is removed. A key is fetched only after source and output have been found good; keys for opening go to the locker first.
+Output is written to a temporary file (0600) beside its place and renamed when it is whole and on the disk; on any
+failure, an interrupt included, it is removed. A key is fetched only after source and output have been found good; keys
+for opening go to the locker first.
 """
 
 import os

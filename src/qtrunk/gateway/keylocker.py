@@ -1,8 +1,8 @@
 """Keys that an SAE received but could not use yet.
 
-A KME gives a key once. If opening a file fails after that (the disk is full, the copy was tampered with), the key must not be lost with it: it
-waits here, sealed with AES-256-GCM under a locker key (0600, in the SAE's directory), until the file it belongs to has opened. So a forged
-copy that uses up the key at the KME does not destroy the genuine file.
+A KME gives a key once. If opening a file fails after that (the disk is full, the copy was tampered with), the key must
+not be lost with it: it waits here, sealed with AES-256-GCM under a locker key (0600, in the SAE's directory), until the
+file it belongs to has opened. So a forged copy that uses up the key at the KME does not destroy the genuine file.
 """
 
 import os
@@ -36,7 +36,9 @@ class KeyLocker:
                 _write(self._path(key.key_id), sealed)
             _sync(self._directory)
         except OSError as error:
-            raise StoreError(f"key locker {self._directory}: {error.strerror}; the keys are kept in memory only") from error
+            raise StoreError(
+                f"key locker {self._directory}: {error.strerror}; the keys are kept in memory only"
+            ) from error
 
     def get(self, key_ids: Sequence[KeyId]) -> list[SuppliedKey] | None:
         """The keys with these IDs, or None unless all are here."""

@@ -2,8 +2,9 @@
 
     header as in gateway.sealedfile, ciphertext (as long as the file), 16-octet Wegman-Carter tag
 
-Key octets in order: 32 for the tag (16 hash key, 16 pad), then one for each octet of the file. The tag covers header and ciphertext, chunk by
-chunk. Every octet of key is used once. The file's size is in the header, so a cut or longer file is refused before any key is fetched.
+Key octets in order: 32 for the tag (16 hash key, 16 pad), then one for each octet of the file. The tag covers header
+and ciphertext, chunk by chunk. Every octet of key is used once. The file's size is in the header, so a cut or longer
+file is refused before any key is fetched.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -65,9 +66,7 @@ def forecast(wanted: Need, status: SupplyStatus) -> Forecast:
     return Forecast(wanted.bits, available, missing / status.fill_bps if status.fill_bps > 0 else None)
 
 
-def seal(
-    source: BinaryIO, sink: BinaryIO, size: int, keys: Sequence[SuppliedKey], initiator: str, target: str
-) -> None:
+def seal(source: BinaryIO, sink: BinaryIO, size: int, keys: Sequence[SuppliedKey], initiator: str, target: str) -> None:
     """Write the protected form of a file of exactly `size` octets."""
     header = header_octets(
         Header(
@@ -115,9 +114,7 @@ def open_(source: BinaryIO, sink: BinaryIO, header: Opened, keys: Sequence[Suppl
     material.wipe()
 
 
-def fetch(
-    give: Callable[[int, int], list[SuppliedKey]], wanted: Need, per_request: int
-) -> Iterator[list[SuppliedKey]]:
+def fetch(give: Callable[[int, int], list[SuppliedKey]], wanted: Need, per_request: int) -> Iterator[list[SuppliedKey]]:
     """Ask for the keys in batches."""
     left = wanted.count
     while left:

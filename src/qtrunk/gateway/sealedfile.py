@@ -1,11 +1,13 @@
-"""The format of a protected file, AES-256-GCM mode: chunks of any number in constant memory. docs/sealed-file.md has it field by field.
+"""The format of a protected file, AES-256-GCM mode: chunks of any number in constant memory. docs/sealed-file.md has it
+field by field.
 
     magic, header length, header (JSON, canonical), chunks: 4-octet length, ciphertext with 16-octet tag
 
-The key is one 256-bit key shared with the peer, used for this one file. Chunk i has nonce i (12 octets, big-endian, the last chunk's with the
-top bit set), and the header's octets with i and the last mark as associated data: a chunk that is changed, moved, left out, repeated or
-taken from another file does not open, nor does a file that ends early (no last chunk) or goes on (octets behind it). After the
-STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár 2015). A fresh key for each file makes counting nonces safe.
+The key is one 256-bit key shared with the peer, used for this one file. Chunk i has nonce i (12 octets, big-endian, the
+last chunk's with the top bit set), and the header's octets with i and the last mark as associated data: a chunk that is
+changed, moved, left out, repeated or taken from another file does not open, nor does a file that ends early (no last
+chunk) or goes on (octets behind it). After the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár 2015). A fresh
+key for each file makes counting nonces safe.
 """
 
 import struct
@@ -136,7 +138,9 @@ def open_(
         try:
             chunk = cipher.decrypt(_nonce(index, is_last), sealed, _bound(header.octets, index, is_last))
         except InvalidTag as error:
-            raise SealedFileError(f"chunk {index}: was changed, moved or cut; the file is not what was sealed") from error
+            raise SealedFileError(
+                f"chunk {index}: was changed, moved or cut; the file is not what was sealed"
+            ) from error
         if not is_last and length != header.chunk_octets:
             raise SealedFileError(f"chunk {index}: shorter than the header says")
         sink.write(chunk)

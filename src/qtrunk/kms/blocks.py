@@ -88,9 +88,7 @@ class Blocks(StorePart):
         def work(db: sqlite3.Connection) -> dict[str, object] | None:
             cursor = db.execute("SELECT * FROM blocks WHERE link = ? AND block = ?", (link, block))
             row = cursor.fetchone()
-            return row and {
-                str(column[0]): value for column, value in zip(cursor.description, row, strict=True)
-            }
+            return row and {str(column[0]): value for column, value in zip(cursor.description, row, strict=True)}
 
         record = self._read(work)
         if record is None:
@@ -100,9 +98,7 @@ class Blocks(StorePart):
     def _hold(self, db: sqlite3.Connection, key: QkdKey) -> None:
         name, octets = block_name(key.link, key.block), len(key.material)
         if not 0 <= key.auth_octets <= octets or octets == 0:
-            raise RequestRefused(
-                f"{name}: {key.auth_octets} octets of {octets} for authentication is impossible"
-            )
+            raise RequestRefused(f"{name}: {key.auth_octets} octets of {octets} for authentication is impossible")
         if block_state(db, key.link, key.block) is not None:
             raise StoreError(f"{name}: the number was used before; blocks are never replaced")
         self._segments.write(key.link, key.block, key.material)

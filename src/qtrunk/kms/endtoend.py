@@ -82,9 +82,7 @@ class EndToEnd(StorePart):
         """Keep keys for their targets here, all or none; the same again is harmless, other refused."""
         here = list(dict.fromkeys(targets_here))
         if not here or not set(here) <= set(all_targets):
-            raise RequestRefused(
-                f"keys of {initiator}: targets at this node must be among all targets, at least one"
-            )
+            raise RequestRefused(f"keys of {initiator}: targets at this node must be among all targets, at least one")
         wrong = [key_id for key_id, material in keys if 8 * len(material) != key_bits]
         if wrong:
             raise RequestRefused(f"key {wrong[0]}: is not {key_bits} bits long")
@@ -118,9 +116,7 @@ class EndToEnd(StorePart):
             raise RequestRefused("key_IDs: name at least one key, each key once")
         found = self._journal.run(lambda db: self._collect(db, target, initiator, key_ids))
         if isinstance(found, str):
-            raise KeyNotFound(
-                f"key {found}: the sealed material at node {self._node} is damaged; it was destroyed"
-            )
+            raise KeyNotFound(f"key {found}: the sealed material at node {self._node} is damaged; it was destroyed")
         return found
 
     def expire(self, now_unix_s: float) -> None:
@@ -151,9 +147,7 @@ class EndToEnd(StorePart):
         expires_unix_s: float,
     ) -> None:
         place = self._place(key_id)
-        mark = fingerprint(
-            self._kek, material, associated(place, initiator, *sorted(here), "of", *all_targets)
-        )
+        mark = fingerprint(self._kek, material, associated(place, initiator, *sorted(here), "of", *all_targets))
         row = _row(db, "stored", key_id)
         if row is not None:
             if row["fingerprint"] != mark:
@@ -167,9 +161,7 @@ class EndToEnd(StorePart):
                 *(receipt, mark, seal(self._kek, material.reveal(), place)),
             ),
         )
-        db.executemany(
-            "INSERT INTO recipients VALUES (?, ?, 'pending', NULL)", [(key_id, target) for target in here]
-        )
+        db.executemany("INSERT INTO recipients VALUES (?, ?, 'pending', NULL)", [(key_id, target) for target in here])
         tally(db, _SCOPE, "stored stored", 1)
 
     def _collect(
@@ -199,9 +191,7 @@ class EndToEnd(StorePart):
                 self._end(db, "stored", key_id, KeyState.DELIVERED, None)
         return supplied
 
-    def _end(
-        self, db: sqlite3.Connection, table: str, key_id: KeyId, there: KeyState, reason: str | None
-    ) -> None:
+    def _end(self, db: sqlite3.Connection, table: str, key_id: KeyId, there: KeyState, reason: str | None) -> None:
         """Move a key to where its life ends; material that is left goes."""
         here = KeyState.RESERVED if table == "initiated" else KeyState.STORED
         check_move(f"key {key_id}", KEY_MOVES, here, there)

@@ -81,7 +81,7 @@ class Journal:
                 finally:
                     self._depth -= 1
                 if self._is_broken:
-                    raise StoreError(f"key store {self._directory}: the disk undid an earlier step")  # noqa: TRY301
+                    raise StoreError(f"key store {self._directory}: the disk undid an earlier step")
                 db.execute(f"RELEASE level{level}" if level else "COMMIT")
             except BaseException as error:
                 self._undo(db, level, marks)
@@ -172,9 +172,7 @@ class Journal:
         if self._db is None:
             raise StoreError(f"key store {self._directory}: closed")
         if self._is_broken:
-            raise StoreError(
-                f"key store {self._directory}: the disk undid an earlier step of this transaction"
-            )
+            raise StoreError(f"key store {self._directory}: the disk undid an earlier step of this transaction")
         return self._db
 
     def _undo(self, db: sqlite3.Connection, level: int, marks: tuple[int, int]) -> None:
@@ -276,7 +274,5 @@ def _lock(path: Path) -> BinaryIO:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         handle.close()
-        raise StoreError(
-            f"key store {path.parent}: in use by another process; stop that one first"
-        ) from error
+        raise StoreError(f"key store {path.parent}: in use by another process; stop that one first") from error
     return handle

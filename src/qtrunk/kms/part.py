@@ -44,9 +44,7 @@ class StorePart:
             note_link(db, link, 0)
             db.execute("UPDATE links SET role = ? WHERE link = ?", (role.value, link))
         elif known is not role:
-            raise StoreError(
-                f"link {link}: node {self._node} is its {known.value} end and cannot act as {role.value}"
-            )
+            raise StoreError(f"link {link}: node {self._node} is its {known.value} end and cannot act as {role.value}")
 
     def _role(self, db: sqlite3.Connection, link: LinkId) -> Role:
         known = self._known_role(db, link)
@@ -55,9 +53,7 @@ class StorePart:
         return known
 
     def _known_role(self, db: sqlite3.Connection, link: LinkId) -> Role | None:
-        row: tuple[str | None] | None = db.execute(
-            "SELECT role FROM links WHERE link = ?", (link,)
-        ).fetchone()
+        row: tuple[str | None] | None = db.execute("SELECT role FROM links WHERE link = ?", (link,)).fetchone()
         if row is not None and row[0] is not None:
             return Role(row[0])
         # A link is named by its ends, Alice's node first.

@@ -53,9 +53,7 @@ def unseal(kek: Secret, sealed: bytes, place: bytes) -> Secret:
     try:
         return Secret(AESGCM(_derive(kek, salt)).decrypt(_NONCE, box, place))
     except InvalidTag as error:
-        raise AuthenticationFailed(
-            "sealed material does not open: changed, moved or of another KEK"
-        ) from error
+        raise AuthenticationFailed("sealed material does not open: changed, moved or of another KEK") from error
 
 
 def fingerprint(kek: Secret, material: Secret, place: bytes) -> bytes:
@@ -111,12 +109,8 @@ def _load_kek(path: Path) -> Secret:
     with os.fdopen(handle, "rb") as source:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            raise StoreError(
-                f"KEK file {path}: must be this user's own file that nobody else can read; chmod 600 it"
-            )
+            raise StoreError(f"KEK file {path}: must be this user's own file that nobody else can read; chmod 600 it")
         kek = Secret(source.read(KEK_OCTETS + 1))
     if len(kek) != KEK_OCTETS:
-        raise StoreError(
-            f"KEK file {path}: {len(kek)} octets or more, {KEK_OCTETS} needed; restore the right file"
-        )
+        raise StoreError(f"KEK file {path}: {len(kek)} octets or more, {KEK_OCTETS} needed; restore the right file")
     return kek

@@ -185,9 +185,7 @@ class Spending(Blocks):
                     break
         if missing:
             left = 8 * (octets - missing)
-            raise KeyExhausted(
-                f"link {link}: {left} bits of {8 * octets} left in the area of {area.value}'s end"
-            )
+            raise KeyExhausted(f"link {link}: {left} bits of {8 * octets} left in the area of {area.value}'s end")
         for extent, piece in chosen:
             _advance(db, extent, piece.end)
         return tuple(piece for _, piece in chosen)
@@ -232,9 +230,7 @@ class Spending(Blocks):
         state = block_state(db, link, piece.block)
         if state in (None, BlockState.PENDING, BlockState.DESTROYED):
             where = "unknown" if state is None else state.value
-            raise KeyNotFound(
-                f"{block_name(link, piece.block)}: {where} at node {self._node}, not to be followed"
-            )
+            raise KeyNotFound(f"{block_name(link, piece.block)}: {where} at node {self._node}, not to be followed")
         if piece.length < 1 or piece.offset < 0:
             raise AuthenticationFailed(f"{block_name(link, piece.block)}: the peer names no octets at all")
         condition = "AND block = ? AND cursor <= ? AND last >= ?"

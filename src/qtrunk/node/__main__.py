@@ -7,12 +7,13 @@ import logging
 import logging.handlers
 import signal
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
+from qtrunk.base.parent import die_with_parent
 from qtrunk.node.config import load
 from qtrunk.node.node import Node
-from qtrunk.base.parent import die_with_parent
 from qtrunk.node.world import forbid_core_dumps
 
 LOG_OCTETS_MAX = 4 << 20
@@ -26,9 +27,9 @@ async def _run(config_path: Path) -> None:
         loop.add_signal_handler(number, stop.set)
     await node.start()
     try:
-        done, _ = await asyncio.wait(
-            [asyncio.create_task(stop.wait()), node.failed, *node.tasks], return_when=asyncio.FIRST_COMPLETED
-        )
+        stopped: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
+        watched: list[asyncio.Future[Any]] = [stopped, node.failed, *node.tasks]
+        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             # A task of the node never ends by itself: if one did, its error stops the process.
             task.result()
@@ -48,9 +49,7 @@ def main() -> None:
     handler = logging.handlers.RotatingFileHandler(
         options.config.parent / "node.log", maxBytes=LOG_OCTETS_MAX, backupCount=3
     )
-    logging.basicConfig(
-        level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_run(options.config))
 

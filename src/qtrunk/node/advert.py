@@ -29,7 +29,7 @@ class LinkLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     is_usable: bool
 
 
-class Advert(Message, tag="advert"):
+class Advert(Message, frozen=True, tag="advert"):
     """The levels of one node."""
 
     node: str

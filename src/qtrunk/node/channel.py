@@ -21,7 +21,7 @@ RETRY_S = 0.3
 _READ_LIMIT = 1 << 20
 
 
-class Hello(Message, tag="hello"):
+class Hello(Message, frozen=True, tag="hello"):
     """First frame of a connection, in both directions: who speaks about which link."""
 
     version: int
@@ -114,20 +114,14 @@ class InterNodeServer:
                 raise AuthenticationFailed(f"{peer} may not speak about link {hello.link[:80]!r}")
             if hello.version != HELLO_VERSION:
                 raise WireError(f"{peer} speaks version {hello.version}, this node {HELLO_VERSION}")
-            channel.send(
-                encode(
-                    Hello(version=HELLO_VERSION, node=self._node, link=hello.link, service=hello.service)
-                )
-            )
+            channel.send(encode(Hello(version=HELLO_VERSION, node=self._node, link=hello.link, service=hello.service)))
         except (OSError, TimeoutError, asyncio.IncompleteReadError, WireError, AuthenticationFailed):
             channel.close()
             return
         expected[1](channel)
 
 
-async def dial(
-    address: Address, context: ssl.SSLContext, *, node: str, peer: str, link: str, service: str
-) -> Channel:
+async def dial(address: Address, context: ssl.SSLContext, *, node: str, peer: str, link: str, service: str) -> Channel:
     """Connect to a neighbour; AuthenticationFailed or WireError when it is not who it must be."""
     reader, writer = await asyncio.wait_for(
         asyncio.open_connection(address.host, address.port, ssl=context, limit=_READ_LIMIT), CONNECT_TIMEOUT_S
@@ -136,9 +130,7 @@ async def dial(
     try:
         if channel.peer_node() != peer:
             raise AuthenticationFailed(f"{address.host}:{address.port} is not node {peer}")
-        hello = await _exchange_hello(
-            channel, Hello(version=HELLO_VERSION, node=node, link=link, service=service)
-        )
+        hello = await _exchange_hello(channel, Hello(version=HELLO_VERSION, node=node, link=link, service=service))
         if (hello.version, hello.node, hello.link, hello.service) != (HELLO_VERSION, peer, link, service):
             raise WireError(f"node {peer} answered for another link, service or version")
     except BaseException:

@@ -83,7 +83,9 @@ class Lab:
                     f"{state} holds a lab of topology {lab.topology.name} that differs from {topology.name}; "
                     "use another --state DIR, or remove this one with its keys"
                 )
-            lab._refresh_ports(topology)
+            # Ports that somebody else took since the last `up` are chosen anew.
+            kept = {node: ports for node, ports in lab.ports.items() if _are_free(ports)}
+            lab.ports = _choose_ports(topology, kept)
         else:
             lab = cls(state, LabRecord(1, topology.to_dict(), _choose_ports(topology, {})))
         lab._write()
@@ -111,15 +113,6 @@ class Lab:
         return self.state / "optics" / link / "optics.sock"
 
     # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _refresh_ports(self, topology: Topology) -> None:
-        """Ports that somebody else took since the last `up` are chosen anew, if the topology leaves them free."""
-        taken = {
-            node: ports
-            for node, ports in self.ports.items()
-            if all(_is_free(port) for port in (ports.key_api, ports.admin_api, ports.inter_node))
-        }
-        self.ports = _choose_ports(topology, taken)
 
     def _write(self) -> None:
         longest = max((str(self.optics_socket(link.id)) for link in self.topology.links), key=len, default="")
@@ -149,7 +142,9 @@ class Lab:
         ]
         nodes = [
             ChildSpec(
-                f"node-{node.id}", "qtrunk.node", ["--config", str(self.state / "nodes" / node.id / "node.json")]
+                f"node-{node.id}",
+                "qtrunk.node",
+                ["--config", str(self.state / "nodes" / node.id / "node.json")],
             )
             for node in self.topology.nodes
         ]
@@ -174,7 +169,9 @@ class Lab:
                 for link in self.topology.links_of(node.id)
             ],
             topology=self.topology.to_dict(),
-            **credentials.as_json(),
+            certificate=str(credentials.certificate),
+            private_key=str(credentials.private_key),
+            ca_certificate=str(credentials.ca_certificate),
         )
         _write_json(directory / "node.json", config)
 
@@ -233,6 +230,10 @@ def _choose_ports(topology: Topology, kept: dict[str, NodePorts]) -> dict[str, N
             )
             for node in topology.nodes
         }
+
+
+def _are_free(ports: NodePorts) -> bool:
+    return all(_is_free(port) for port in (ports.key_api, ports.admin_api, ports.inter_node))
 
 
 def _is_free(port: int) -> bool:

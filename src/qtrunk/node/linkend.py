@@ -103,7 +103,10 @@ class LinkRunner:
                 self.statistics.is_connected = False
                 if not self._stopping:
                     self._alarms.raise_alarm(
-                        self.link, "ClassicalChannelLoss", "major", "the classical channel to the peer is down"
+                        self.link,
+                        "ClassicalChannelLoss",
+                        "major",
+                        "the classical channel to the peer is down",
                     )
                     await self._post(lambda: self._unbind(channel))
 
@@ -245,7 +248,10 @@ class LinkRunner:
         log.warning("link %s block %d destroyed (%s): %s", self.link, effect.block, effect.cause, effect.why)
         if effect.cause not in link_session.QUIET_CAUSES:
             self._alarms.raise_alarm(
-                self.link, "LinkOff", "major", f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}"
+                self.link,
+                "LinkOff",
+                "major",
+                f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}",
             )
 
     def _to_peer(self, octets: bytes) -> None:

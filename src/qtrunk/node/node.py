@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from qtrunk.api import admin, etsi014, https
-from qtrunk.base.ids import KeyId, LinkId, SaeId
+from qtrunk.base.ids import LinkId, SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.distil.parties import AUTH_OCTETS, BlockAlice, BlockBob, DistilParameters
 from qtrunk.distil.session import LinkAlice, LinkBob, LinkEnd
@@ -63,16 +63,12 @@ class Node:
             self._alarms,
             self._clock,
         )
-        self._supply = Supply(
-            config.node_id, self._topology, self._store, self._relay, self._adverts, self._clock
-        )
+        self._supply = Supply(config.node_id, self._topology, self._store, self._relay, self._adverts, self._clock)
         credentials = (Path(config.certificate), Path(config.private_key), Path(config.ca_certificate))
         self._dial_context = node_context(*credentials, server=False)
         self._server = InterNodeServer(config.node, node_context(*credentials, server=True))
         api_context = https.server_context(*credentials)
-        self._key_api = https.HttpsServer(
-            etsi014.Etsi014(self._supply, self._registered_sae).handle, api_context
-        )
+        self._key_api = https.HttpsServer(etsi014.Etsi014(self._supply, self._registered_sae).handle, api_context)
         self._admin_api = https.HttpsServer(
             admin.Admin(self.status, self._store.receipt, self._ledger).handle, api_context
         )
@@ -288,5 +284,3 @@ class Node:
 
     def _ledger(self) -> dict[str, object]:
         return {runner.link: asdict(self._store.ledger(runner.link)) for runner in self._links}
-
-

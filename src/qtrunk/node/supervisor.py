@@ -115,7 +115,14 @@ class Supervisor:
     def _start(self, child: _Child, now_s: float) -> None:
         with (self._logs / f"{child.spec.name}.out").open("ab") as out:
             child.process = subprocess.Popen(
-                [sys.executable, "-m", child.spec.module, *child.spec.arguments, "--parent", str(os.getpid())],
+                [
+                    sys.executable,
+                    "-m",
+                    child.spec.module,
+                    *child.spec.arguments,
+                    "--parent",
+                    str(os.getpid()),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,

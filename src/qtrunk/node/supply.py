@@ -5,8 +5,9 @@ Answers `base.ports.KeySupply` for the key interfaces, out of the store (keys he
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-from qtrunk.base.errors import KeyExhausted, NotAuthorised, RequestRefused, RouteUnavailable
+from qtrunk.base.errors import NotAuthorised, RequestRefused, RouteUnavailable
 from qtrunk.base.ids import KeyId, NodeId, SaeId
 from qtrunk.base.ports import Clock, SuppliedKey, SupplyStatus
 from qtrunk.kms.store import KeyStore
@@ -28,7 +29,13 @@ class Supply:
     """The supply side of one node's key manager."""
 
     def __init__(
-        self, node: NodeId, topology: Topology, store: KeyStore, relay: KxRunner, adverts: Adverts, clock: Clock
+        self,
+        node: NodeId,
+        topology: Topology,
+        store: KeyStore,
+        relay: KxRunner,
+        adverts: Adverts,
+        clock: Clock,
     ) -> None:
         self._node = node
         self._topology = topology
@@ -92,10 +99,8 @@ class Supply:
             return 0, 0.0
         octets: list[int] = []
         rates_bps: list[float] = []
-        for here, there in zip(nodes, nodes[1:], strict=False):
+        for here, there in pairwise(nodes):
             level = self._adverts.level(here, self._topology.link_between(here, there).id, now_s)
             octets.append(max(0, level.octets - HOP_OVERHEAD_OCTETS) if level else 0)
             rates_bps.append(level.fill_bps if level else 0.0)
         return min(octets), min(rates_bps)
-
-

@@ -1,7 +1,8 @@
 """The closed-form oracle: what a link must show, for tests, planning and comparison with what it does show.
 
-With the parameters of quantum.optics, per pulse: gain of a live receiver Q_k = 1 - (1 - d)^2 exp(-k eta), error rate from the split of
-single clicks and a half of double clicks. The dead time blinds both detectors alike, so it scales every gain by the live share
+With the parameters of quantum.optics, per pulse: gain of a live receiver Q_k = 1 - (1 - d)^2 exp(-k eta), error rate
+from the split of single clicks and a half of double clicks. The dead time blinds both detectors alike, so it scales
+every gain by the live share
 1 / (1 + Q D), D the blind pulses after a click: exact for the mean of a renewal process with gaps D + geometric.
 """
 

@@ -1,8 +1,8 @@
 """Eve, acting on the optics and never on a number. Only the simulated fibre imports this.
 
-Intercept-resend: with probability `fraction` she measures a pulse in a uniformly random basis with perfect detectors and resends
-what she saw, in her basis and at the intensity she took, so gains stay as they were. Where her basis is not Alice's, her bit is a
-guess: a quarter of the intercepted bits become errors in both bases.
+Intercept-resend: with probability `fraction` she measures a pulse in a uniformly random basis with perfect detectors
+and resends what she saw, in her basis and at the intensity she took, so gains stay as they were. Where her basis is not
+Alice's, her bit is a guess: a quarter of the intercepted bits become errors in both bases.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
-"""Sampling a link: which pulses of a slice click, and in which detector. In effect pulse by pulse, at the cost of clicks.
+"""Sampling a link: which pulses of a slice click, and in which detector. In effect pulse by pulse, at the cost of
+clicks.
 
-Candidates are drawn by geometric gaps at the largest click probability of all settings, then thinned with the true one of each pulse's
-settings. Both are exact (kernels). Receiver state (when it last clicked) carries over slices.
+Candidates are drawn by geometric gaps at the largest click probability of all settings, then thinned with the true one
+of each pulse's settings. Both are exact (kernels). Receiver state (when it last clicked) carries over slices.
 """
 
 from dataclasses import dataclass
@@ -35,9 +36,7 @@ class Channel:
         """Positions start again from 0."""
         self._last_click = kernels.NEVER
 
-    def sample(
-        self, alice_seed: bytes, bob_seed: bytes, start: int, count: int, attack: Attack
-    ) -> Clicks:
+    def sample(self, alice_seed: bytes, bob_seed: bytes, start: int, count: int, attack: Attack) -> Clicks:
         """Clicks among `count` pulses from `start` on."""
         optics = self._optics
         candidates = kernels.sample_candidates(self._rng, start, count, optics.candidate_probability)

@@ -1,11 +1,12 @@
 """The protocol between a node and its QKD module: what real hardware and the simulated fibre have in common.
 
-Frames of msgpack messages (base.wire) over a Unix socket. The node attaches as one end of a link and arms blocks; the module says
-when the light of a block begins and ends, and gives the receiver its clicks slice by slice. Each end gets what its hardware would
-give it: the transmitter hears nothing of clicks; a receiver's bases follow from the seed that its own node drew.
+Frames of msgpack messages (base.wire) over a Unix socket. The node attaches as one end of a link and arms blocks; the
+module says when the light of a block begins and ends, and gives the receiver its clicks slice by slice. Each end gets
+what its hardware would give it: the transmitter hears nothing of clicks; a receiver's bases follow from the seed that
+its own node drew.
 
-A block's light begins when both ends have armed the same number and the block before is over. One block may be armed ahead. Arming a
-number drops lower ones that have not begun.
+A block's light begins when both ends have armed the same number and the block before is over. One block may be armed
+ahead. Arming a number drops lower ones that have not begun.
 """
 
 from dataclasses import dataclass, field
@@ -21,15 +22,17 @@ from qtrunk.stages import Octets, Positions, Pulses, Role
 TRANSMITTER, RECEIVER = "transmitter", "receiver"
 
 
-class Attach(Message, tag="attach"):
+class Attach(Message, frozen=True, tag="attach"):
     """Node to module, first: which end of which link. Labs also know the role `lab`, which moves no light."""
 
     role: str
     link: str
 
 
-class Arm(Message, tag="arm"):
-    """Node to module: settings of a block. A receiver needs only the seed, the pulse count and the basis probability."""
+class Arm(Message, frozen=True, tag="arm"):
+    """Node to module: settings of a block. A receiver needs only the seed, the pulse count and the basis
+    probability.
+    """
 
     block: int
     seed: bytes
@@ -39,19 +42,19 @@ class Arm(Message, tag="arm"):
     key_basis_probability: float
 
 
-class Attached(Message, tag="attached"):
+class Attached(Message, frozen=True, tag="attached"):
     """Module to node: ready."""
 
     clock_hz: float
 
 
-class Started(Message, tag="started"):
+class Started(Message, frozen=True, tag="started"):
     """Module to node: the light of a block begins."""
 
     block: int
 
 
-class Frame(Message, tag="frame"):
+class Frame(Message, frozen=True, tag="frame"):
     """Module to receiver: clicks of one slice of the block, in order."""
 
     block: int
@@ -63,21 +66,21 @@ class Frame(Message, tag="frame"):
     bits: bytes
 
 
-class Finished(Message, tag="finished"):
+class Finished(Message, frozen=True, tag="finished"):
     """Module to node: the light of a block is over."""
 
     block: int
     real_time_factor: float
 
 
-class Dropped(Message, tag="dropped"):
+class Dropped(Message, frozen=True, tag="dropped"):
     """Module to node: the block will not be finished."""
 
     block: int
     reason: str
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     """Module to node: an order made no sense."""
 
     reason: str
@@ -106,7 +109,8 @@ def arm(pulses: Pulses, seed: bytes) -> Arm:
 
 def decode_event(octets: bytes) -> Event:
     """A message of a module, or WireError."""
-    return decode(octets, Event)
+    event: Event = decode(octets, Event)
+    return event
 
 
 def frame_of(block: int, start: int, pulses: int, positions: Positions, bits: Octets) -> Frame:

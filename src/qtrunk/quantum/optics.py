@@ -1,10 +1,11 @@
 """The optics of one Faraday-Michelson link as parameters, and what follows from them for a single pulse.
 
-Fibre, receiver optics and detectors thin the light to a mean of `intensity * transmittance` photons in the central time slot; the two
-interferometers send it to the right detector with probability 1 - e_opt, e_opt = (1 - V exp(-s^2/2)) / 2 for visibility V and
-rms residual phase s. Both bases use the same slot and detectors; polarisation drops out with Faraday mirrors (Mo et al. 2005), so it
-is no parameter here. Each detector also clicks by itself: dark counts, and afterpulses as a steady background in proportion to
-the click rate (their memory is left out). After a click both detectors are blind for the dead time. Names after ETSI GS QKD 011.
+Fibre, receiver optics and detectors thin the light to a mean of `intensity * transmittance` photons in the central time
+slot; the two interferometers send it to the right detector with probability 1 - e_opt, e_opt = (1 - V exp(-s^2/2)) / 2
+for visibility V and rms residual phase s. Both bases use the same slot and detectors; polarisation drops out with
+Faraday mirrors (Mo et al. 2005), so it is no parameter here. Each detector also clicks by itself: dark counts, and
+afterpulses as a steady background in proportion to the click rate (their memory is left out). After a click both
+detectors are blind for the dead time. Names after ETSI GS QKD 011.
 """
 
 from dataclasses import dataclass
@@ -90,10 +91,7 @@ class LinkOptics:
     def outcome(self) -> F64:
         """Given a click, cumulative chances of (only the right, only one) detector: shape (intensities, 2, 2)."""
         return np.array(
-            [
-                [self._split(k, error) for error in (self.optical_error, 0.5)]
-                for k in self.source.intensities
-            ]
+            [[self._split(k, error) for error in (self.optical_error, 0.5)] for k in self.source.intensities]
         )
 
     def _split(self, intensity: float, error: float) -> tuple[float, float]:

@@ -1,14 +1,16 @@
 """The transmitter's settings, and the receiver's bases, as counter-mode streams.
 
-Bit, basis and intensity of pulse i are a function of (seed, i): the first eight octets of AES-256 of the position under the block's
-seed. Nobody stores 10^9 settings a second; whoever has the seed (the own end) asks for the positions that matter. Word layout,
-shared with kernels.thin_clicks: bits 0-31 intensity, 32-47 basis, 48 bit; Bob's word: bits 0-15 basis.
+Bit, basis and intensity of pulse i are a function of (seed, i): the first eight octets of AES-256 of the position under
+the block's seed. Nobody stores 10^9 settings a second; whoever has the seed (the own end) asks for the positions that
+matter. Word layout, shared with kernels.thin_clicks: bits 0-31 intensity, 32-47 basis, 48 bit; Bob's word: bits 0-15
+basis.
 
 Statistics must use the probabilities that the thresholds really give, not the wished ones: `exact_…`.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -33,7 +35,8 @@ class SourceSettings:
     def intensity_thresholds(self) -> U32:
         """Cumulative thresholds of the 32-bit draw, one less than there are levels."""
         cumulative = np.cumsum(self.probabilities)[:-1]
-        return np.minimum(np.rint(cumulative * _INTENSITY_STEPS), _INTENSITY_STEPS - 1).astype(np.uint32)
+        thresholds: U32 = np.minimum(np.rint(cumulative * _INTENSITY_STEPS), _INTENSITY_STEPS - 1).astype(np.uint32)
+        return thresholds
 
     @cached_property
     def basis_threshold(self) -> int:
@@ -44,7 +47,7 @@ class SourceSettings:
     def exact_probabilities(self) -> tuple[float, ...]:
         """What the thresholds give."""
         edges = [0, *(int(t) for t in self.intensity_thresholds), _INTENSITY_STEPS]
-        return tuple((b - a) / _INTENSITY_STEPS for a, b in zip(edges, edges[1:], strict=False))
+        return tuple((b - a) / _INTENSITY_STEPS for a, b in pairwise(edges))
 
     @cached_property
     def exact_key_basis_probability(self) -> float:
@@ -63,7 +66,7 @@ def words(seed: bytes, positions: Positions) -> U64:
     for at in range(0, len(positions), _CHUNK):
         here = positions[at : at + _CHUNK]
         blocks[: len(here), 0] = here
-        encryptor.update_into(blocks[: len(here)].reshape(-1).view(np.uint8), encrypted)
+        encryptor.update_into(blocks[: len(here)].data.cast("B"), encrypted.data)
         stream[at : at + len(here)] = encrypted[: 16 * len(here)].view("<u8")[::2]
     return stream
 

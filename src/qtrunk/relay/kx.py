@@ -1,20 +1,23 @@
 """The relay machine of one node: end-to-end keys over trusted nodes, hop by hop. Messages in, effects out; no I/O.
 
-A key is the octets of link key that would have encrypted it on its first hop (docs/decisions/0009); every later hop encrypts it
-with octets of its own link, used once. Each message carries a tag made with 32 more octets. A relay follows its neighbour's octets and
-allocates its own in one store transaction, so a crash loses at most the batch. End-to-end material is never on a relay's disk.
+A key is the octets of link key that would have encrypted it on its first hop (docs/decisions/0009); every later hop
+encrypts it with octets of its own link, used once. Each message carries a tag made with 32 more octets. A relay follows
+its neighbour's octets and allocates its own in one store transaction, so a crash loses at most the batch. End-to-end
+material is never on a relay's disk.
 
-The initiator's SAE gets keys only after every target node has confirmed that it stores them, and after that is on the initiator's own
-record. What fails or falls silent is voided at the targets and tried once more over another route, if there is one.
+The initiator's SAE gets keys only after every target node has confirmed that it stores them, and after that is on the
+initiator's own record. What fails or falls silent is voided at the targets and tried once more over another route, if
+there is one.
 
-Allocation order is sending order on each link (whoever follows never goes back), so the shell must call the machine from one thread and
-send effects in the order given.
+Allocation order is sending order on each link (whoever follows never goes back), so the shell must call the machine
+from one thread and send effects in the order given.
 """
 
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import msgspec
@@ -54,7 +57,9 @@ ATTEMPTS_MAX = 2
 
 
 class KeyStorePort(Protocol):
-    """What the machine needs of the key store (kms.store.KeyStore); durable on return, or at the end of a transaction."""
+    """What the machine needs of the key store (kms.store.KeyStore); durable on return, or at the end of a
+    transaction.
+    """
 
     def transaction(self) -> AbstractContextManager[None]: ...
     def allocate(self, link: LinkId, area: Role, octets: int) -> Allocation: ...
@@ -247,9 +252,7 @@ class Kx:
     ) -> list[Effect]:
         expires_unix_s = self._clock.unix_s() + KEY_LIFETIME_S
         octets = request.number * request.key_bits // 8
-        self._store.reserve_keys(
-            request.key_ids, request.initiator, request.targets, request.key_bits, expires_unix_s
-        )
+        self._store.reserve_keys(request.key_ids, request.initiator, request.targets, request.key_bits, expires_unix_s)
         effects: list[Effect] = []
         material: bytes | None = None
         for node, nodes in routes.items():
@@ -369,7 +372,7 @@ class Kx:
         """A message of the neighbour over a link. What is wrong with it is reported and changes nothing else."""
         try:
             sealed = decode(octets, wire.Sealed)
-            body = decode(sealed.body, wire.KxMessage)
+            body: wire.KxMessage = decode(sealed.body, wire.KxMessage)
             if isinstance(body, wire.KeyRelay):
                 self._check_relay(link, body)
             elif isinstance(body, wire.KeyVoid):
@@ -409,7 +412,7 @@ class Kx:
             raise WireError("route: distinct nodes, this one behind the first, at most 64")
         here = nodes.index(self._node)
         try:
-            links = [self._topology.link_between(NodeId(a), NodeId(b)).id for a, b in zip(nodes, nodes[1:], strict=False)]
+            links = [self._topology.link_between(NodeId(a), NodeId(b)).id for a, b in pairwise(nodes)]
         except KeyError as error:
             raise WireError("route: two nodes in it are not neighbours") from error
         if links[here - 1] != link:
@@ -443,9 +446,7 @@ class Kx:
             return self._arrive(link, body, slices)
         here = body.route.index(self._node)
         onward = self._topology.link_between(self._node, NodeId(body.route[here + 1])).id
-        self._forwarded[body.relay_id] = _Forwarded(
-            link, onward, self._clock.monotonic_s() + FORWARD_MEMORY_S
-        )
+        self._forwarded[body.relay_id] = _Forwarded(link, onward, self._clock.monotonic_s() + FORWARD_MEMORY_S)
         try:
             if onward not in self._up:
                 raise KeyExhausted(f"link {onward}: the neighbour is not connected")
@@ -506,9 +507,7 @@ class Kx:
         if passed is not None:
             if passed.onward != link:
                 raise WireError("completion: came over another link than the relay left by")
-            return self._complete_back(
-                body.relay_id, body.is_stored, body.reason[:500], body.failed_link, body.hops
-            )
+            return self._complete_back(body.relay_id, body.is_stored, body.reason[:500], body.failed_link, body.hops)
         request = next((r for r in self._requests.values() if body.relay_id in r.routes), None)
         if request is None or self._link(request.routes[body.relay_id], 0) != link:
             # Given up meanwhile; the void is on its way.
@@ -525,9 +524,7 @@ class Kx:
             self._store.destroy_keys([parse_key_id(key_id) for key_id in body.key_ids], "voided")
             return []
         here = body.route.index(self._node)
-        return self._try_send(
-            self._topology.link_between(self._node, NodeId(body.route[here + 1])).id, body
-        )
+        return self._try_send(self._topology.link_between(self._node, NodeId(body.route[here + 1])).id, body)
 
     # ── grants ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -561,7 +558,9 @@ class Kx:
         return SendKx(link, encode(wire.Sealed(body=octets, auth=_on_wire(key.slices), tag=tag)))
 
     def _try_send(self, link: LinkId, body: wire.KxMessage) -> list[Effect]:
-        """For messages that nobody waits on for ever: without a neighbour or a tag key they are left out, and said so."""
+        """For messages that nobody waits on for ever: without a neighbour or a tag key they are left out, and said
+        so.
+        """
         if link not in self._up:
             return []
         try:

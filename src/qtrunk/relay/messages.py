@@ -1,8 +1,8 @@
 """What key managers say to their neighbours (reference point Kx; names after ITU-T Q.4163), sealed hop by hop.
 
-Every message is a body inside `Sealed`: a Wegman-Carter tag over the body's octets as sent, under 32 octets of the link's own key,
-taken from the sender's direction. The label holds sender, receiver and link, and an octet of key is followed only once, so a message
-cannot be reflected, replayed or moved to another link.
+Every message is a body inside `Sealed`: a Wegman-Carter tag over the body's octets as sent, under 32 octets of the
+link's own key, taken from the sender's direction. The label holds sender, receiver and link, and an octet of key is
+followed only once, so a message cannot be reflected, replayed or moved to another link.
 """
 
 from qtrunk.base.wire import Message
@@ -14,7 +14,7 @@ SlicesOnWire = list[tuple[int, int, int]]
 """Block, offset, octets of each piece of link key."""
 
 
-class Sealed(Message, tag="sealed"):
+class Sealed(Message, frozen=True, tag="sealed"):
     """A body and its tag."""
 
     body: bytes
@@ -22,7 +22,7 @@ class Sealed(Message, tag="sealed"):
     tag: bytes
 
 
-class KeyRelay(Message, tag="key-relay"):
+class KeyRelay(Message, frozen=True, tag="key-relay"):
     """Forward: a batch of end-to-end keys for the targets at the last node of the route."""
 
     relay_id: str
@@ -38,7 +38,7 @@ class KeyRelay(Message, tag="key-relay"):
     hops: list[dict[str, object]]
 
 
-class KeyRelayCompletion(Message, tag="key-relay-completion"):
+class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
     """Back: the keys are stored at the target's node, or what went wrong where."""
 
     relay_id: str
@@ -48,7 +48,7 @@ class KeyRelayCompletion(Message, tag="key-relay-completion"):
     hops: list[dict[str, object]]
 
 
-class KeyVoid(Message, tag="key-void"):
+class KeyVoid(Message, frozen=True, tag="key-void"):
     """Forward: the initiator was not given these keys; whoever stores them destroys them."""
 
     relay_id: str
@@ -56,13 +56,13 @@ class KeyVoid(Message, tag="key-void"):
     key_ids: list[str]
 
 
-class PoolGrantRequest(Message, tag="pool-grant-request"):
+class PoolGrantRequest(Message, frozen=True, tag="pool-grant-request"):
     """This end's direction runs low: the peer may give of its own."""
 
     wanted_octets: int
 
 
-class PoolGrant(Message, tag="pool-grant"):
+class PoolGrant(Message, frozen=True, tag="pool-grant"):
     """Octets of the sender's direction that the receiver may spend from now on."""
 
     slices: SlicesOnWire

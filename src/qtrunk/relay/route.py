@@ -1,6 +1,7 @@
 """Routes over the network: fewest hops, then least fibre; around links that cannot carry key."""
 
 from collections.abc import Collection, Iterable
+from itertools import pairwise
 
 import networkx as nx
 
@@ -22,9 +23,7 @@ def graph(topology: Topology, without: Collection[LinkId] = ()) -> "nx.Graph[Nod
     return made
 
 
-def route(
-    topology: Topology, start: NodeId, end: NodeId, without: Collection[LinkId] = ()
-) -> tuple[NodeId, ...]:
+def route(topology: Topology, start: NodeId, end: NodeId, without: Collection[LinkId] = ()) -> tuple[NodeId, ...]:
     """Nodes from `start` to `end`; RouteUnavailable where there is no way."""
     try:
         return tuple(nx.shortest_path(graph(topology, without), start, end, weight="weight"))
@@ -36,4 +35,4 @@ def route(
 def links_of(topology: Topology, nodes: Iterable[NodeId]) -> tuple[LinkId, ...]:
     """The links along a route."""
     row = list(nodes)
-    return tuple(topology.link_between(a, b).id for a, b in zip(row, row[1:], strict=False))
+    return tuple(topology.link_between(a, b).id for a, b in pairwise(row))

@@ -11,18 +11,18 @@ LAB = "lab"
 TIMEOUT_S = 5.0
 
 
-class SetAttack(Message, tag="set-attack"):
+class SetAttack(Message, frozen=True, tag="set-attack"):
     """Put Eve on the fibre, or (kind `none`) take her away. In force from the next slice of light."""
 
     kind: str
     fraction: float
 
 
-class GetState(Message, tag="get-state"):
+class GetState(Message, frozen=True, tag="get-state"):
     """Ask what is going on."""
 
 
-class OpticsState(Message, tag="optics-state"):
+class OpticsState(Message, frozen=True, tag="optics-state"):
     """What is going on."""
 
     attack: str

@@ -1,8 +1,9 @@
 """The light of one link as a process: `python -m qtrunk.sim.optics --config FILE [--parent PID]`.
 
-It stands where lasers, fibre, interferometers and detectors would stand, behind the same socket that a driver of real hardware would
-serve (quantum.device), and runs in real time: the clicks of a 50 ms slice go to the receiver when its light would have arrived. When the
-machine is too slow no pulse is left out; the block takes longer and `real_time_factor` says so. Eve lives here (role `lab`).
+It stands where lasers, fibre, interferometers and detectors would stand, behind the same socket that a driver of real
+hardware would serve (quantum.device), and runs in real time: the clicks of a 50 ms slice go to the receiver when its
+light would have arrived. When the machine is too slow no pulse is left out; the block takes longer and
+`real_time_factor` says so. Eve lives here (role `lab`).
 """
 
 import argparse
@@ -17,8 +18,8 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from qtrunk.base.parent import die_with_parent
 from qtrunk.base.errors import ConfigError, QtrunkError, WireError
+from qtrunk.base.parent import die_with_parent
 from qtrunk.base.wire import FRAME_HEADER_OCTETS, Message, decode, encode, frame, frame_length
 from qtrunk.kernels import new_rng
 from qtrunk.quantum.attack import Attack
@@ -61,9 +62,7 @@ def optics_of(config: OpticsConfig, order: Arm) -> LinkOptics:
     """The light path with the settings that the transmitter was armed with."""
     equipment = config.equipment
     return LinkOptics(
-        source=SourceSettings(
-            tuple(order.intensities), tuple(order.probabilities), order.key_basis_probability
-        ),
+        source=SourceSettings(tuple(order.intensities), tuple(order.probabilities), order.key_basis_probability),
         clock_hz=equipment.clock_hz,
         loss_db=config.loss_db,
         receiver_loss_db=equipment.receiver_loss_db,
