@@ -201,7 +201,7 @@ def channel_value(qber: float) -> int:
     """The decoder's belief in a bit that is wrong with probability `qber`, never below CHANNEL_MIN.
 
     Strong beliefs are taken a step lower, so that a wrong first guess in the columns of high degree is more
-    easily taken back: near the end of their reach four codes for less than 2 % lost 10 frames of 4,000 and not 30.
+    easily taken back: near the end of their reach four codes for less than 2 % lost 12 frames of 4,000 and not 30.
     """
     steps = round(CHANNEL_SCALE * float(np.log((1 - qber) / qber)))
     return max(CHANNEL_MIN, min(CHANNEL_MAX, steps if steps < 15 else steps - 1))

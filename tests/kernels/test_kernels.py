@@ -190,6 +190,13 @@ def test_decoding_equals_its_twin_whether_it_converges_or_not(path, lift):
     assert outcomes == {True, False}
 
 
+def test_the_belief_falls_with_the_error_rate_and_stays_where_the_decoder_still_moves():
+    values = [kernels.channel_value(qber) for qber in np.linspace(1e-6, 0.4, 500)]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == kernels.CHANNEL_MAX
+    assert values[-1] == kernels.CHANNEL_MIN
+
+
 CODES = Path(kernels.__file__).parent / "distil" / "codes"
 INDEX = json.loads((CODES / "index.json").read_text())
 

@@ -1,106 +1,18 @@
-"""A real lab for tests: processes, certificates, fibres. Started once for the tests that leave it as it was."""
+"""Fixtures of the lab tests; the lab itself is in lab_kit."""
 
-import json
-import os
-import signal
-import ssl
-import subprocess
+import importlib.util
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from qtrunk.api.client import Etsi014Client
-from qtrunk.base.ids import SaeId
-
-KEYS_WITHIN_S = 60.0
-
-
-@dataclass
-class LabHandle:
-    """A running lab, driven by the command line as a user would."""
-
-    state: Path
-    topology: str
-
-    def qtrunk(self, *arguments: str, check: bool = True, timeout_s: float = 120.0) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [sys.executable, "-m", "qtrunk.cli.main", *arguments],
-            env={**os.environ, "QTRUNK_STATE": str(self.state)},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        if check and done.returncode != 0:
-            raise AssertionError(f"qtrunk {' '.join(arguments)}: {done.stderr}{done.stdout}")
-        return done
-
-    def up(self) -> None:
-        self.qtrunk("up", self.topology, "--detach")
-
-    def down(self) -> None:
-        self.qtrunk("down")
-
-    def status(self) -> dict:
-        return json.loads(self.qtrunk("status", "--format", "json", check=False).stdout)
-
-    def links(self) -> dict[str, dict]:
-        return {link["link"]: link for link in self.status()["links"]}
-
-    def sae(self, name: str) -> dict:
-        return json.loads(self.qtrunk("sae", "show", name, "--format", "json").stdout)
-
-    def client(self, name: str, timeout_s: float = 10.0) -> Etsi014Client:
-        record = self.sae(name)
-        return Etsi014Client(
-            kme_url=record["kme_url"],
-            certificate=Path(record["certificate"]),
-            private_key=Path(record["private_key"]),
-            ca_certificate=Path(record["ca_certificate"]),
-            own_sae=SaeId(name),
-            timeout_s=timeout_s,
-        )
-
-    def tls(self, name: str) -> ssl.SSLContext:
-        record = self.sae(name)
-        context = ssl.create_default_context(cafile=record["ca_certificate"])
-        context.load_cert_chain(record["certificate"], record["private_key"])
-        return context
-
-    def pids(self) -> dict[str, int]:
-        return {name: child["pid"] for name, child in self.status()["processes"].items()}
-
-    def wait_for(self, condition, what: str, within_s: float = KEYS_WITHIN_S):
-        """Poll until `condition(links)` holds; the value it gave."""
-        deadline_s = time.monotonic() + within_s
-        links: dict[str, dict] = {}
-        while time.monotonic() < deadline_s:
-            links = self.links()
-            found = condition(links)
-            if found:
-                return found
-            time.sleep(0.25)
-        raise AssertionError(f"{what}: not within {within_s} s; links: {json.dumps(links, indent=1)}")
-
-    def wait_for_keys(self, bits: int = 20_000) -> None:
-        self.wait_for(lambda links: all(link["own_bits"] >= bits for link in links.values()), "keys on every link")
-
-
-SMALL_TRUNK = """
-name = "small-trunk"
-trunks = [["ada", "bert", "cleo"]]
-saes = ["bank@ada", "shop@bert", "vault@cleo", "grid@cleo", "desk@ada"]
-
-[link]
-length_km = 20
-loss_db = 12
-block_s = 1.0
-"""
+_spec = importlib.util.spec_from_file_location("lab_kit", Path(__file__).parent / "lab_kit.py")
+lab_kit = importlib.util.module_from_spec(_spec)
+sys.modules["lab_kit"] = lab_kit
+_spec.loader.exec_module(lab_kit)
+LabHandle = lab_kit.LabHandle
 
 
 @pytest.fixture(scope="session")
@@ -110,28 +22,39 @@ def short_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def start(directory: Path, name: str, text: str) -> LabHandle:
-    path = directory / f"{name}.toml"
-    path.write_text(text)
-    handle = LabHandle(directory / name, str(path))
-    handle.up()
-    return handle
-
-
-def stop(handle: LabHandle) -> None:
-    pids = list(handle.pids().values())
-    handle.down()
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, signal.SIG_DFL)
-
-
 @pytest.fixture(scope="session")
-def small_lab(short_directory: Path) -> Iterator[LabHandle]:
+def running_small_lab(short_directory: Path) -> Iterator[LabHandle]:
     """Three nodes in a row, two links; tests must leave it in service."""
-    handle = start(short_directory, "small", SMALL_TRUNK)
+    handle = lab_kit.start(short_directory, "small", lab_kit.SMALL_TRUNK)
     try:
         handle.wait_for_keys()
         yield handle
     finally:
-        stop(handle)
+        lab_kit.stop(handle)
+
+
+@pytest.fixture
+def small_lab(running_small_lab: LabHandle) -> Iterator[LabHandle]:
+    """The shared lab; what a test opened is closed behind it."""
+    yield running_small_lab
+    running_small_lab.close_clients()
+
+
+@pytest.fixture
+def foreign_certificate():
+    """Makes certificates that a lab must not take: of another CA, or its own but expired."""
+
+    def make(handle: LabHandle, directory: Path, kind: str) -> tuple[Path, Path]:
+        from qtrunk.node import pki
+
+        if kind == "foreign":
+            made = pki.LabPki(directory / "other-ca").credentials(directory / "foreign", "sae", "bank")
+            return made.certificate, made.private_key
+        authority = pki.LabPki(handle.state / "pki")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pki, "LEAF_DAYS", -1)
+            patch.setattr(pki, "START_DAYS", -2)
+            made = authority.credentials(directory / "expired", "sae", "bank")
+        return made.certificate, made.private_key
+
+    return make

@@ -37,9 +37,10 @@ def up(topology: str, state: Path, detach: bool) -> None:
     Without --detach a live table shows the links; Ctrl-C stops the lab. Keys stay stored: a second `up` goes on with
     them.
     """
+    loaded = network.load(network.find(topology))
     if is_running(state):
         raise LabError(f"lab {state} is already up; `qtrunk status` shows it, `qtrunk down` stops it")
-    prepared = Lab.prepare(state, network.load(network.find(topology)))
+    prepared = Lab.prepare(state, loaded)
     with _supervisor(prepared, detach=detach) as process:
         _wait_until_up(prepared, process)
         if detach:

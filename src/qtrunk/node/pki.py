@@ -19,6 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_DAYS = 3650
 LEAF_DAYS = 397
+START_DAYS = 0
 RENEW_DAYS = 30
 
 
@@ -117,7 +118,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(minutes=5))
+        .not_valid_before(now + dt.timedelta(days=START_DAYS) - dt.timedelta(minutes=5))
         .not_valid_after(now + dt.timedelta(days=days))
     )
 

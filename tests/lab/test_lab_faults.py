@@ -1,0 +1,257 @@
+"""Processes killed, labs stopped and started, disks full: nothing given twice, both ends agree, everything comes back."""
+
+import contextlib
+import os
+import pty
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import lab_kit
+import pytest
+
+from qtrunk.base.errors import KeyNotFound, QtrunkError
+from qtrunk.base.ids import SaeId
+
+KILLS = 100
+PAIRS = [("bank", "vault"), ("vault", "bank"), ("shop", "bank"), ("bank", "grid"), ("desk", "shop")]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids, within_s=10.0):
+    deadline_s = time.monotonic() + within_s
+    while any(is_alive(pid) for pid in pids):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+class Customers:
+    """Threads that ask for keys all the time and write down what they were given."""
+
+    def __init__(self, lab) -> None:
+        self.lab = lab
+        self.stop = threading.Event()
+        self.given: list[tuple[str, bytes]] = []
+        self.collected: list[tuple[str, str, bytes]] = []
+        self.counts: Counter[str] = Counter()
+        self.threads = [threading.Thread(target=self._run, args=(n,)) for n in range(2)]
+
+    def __enter__(self):
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        dice = random.Random(number)
+        while not self.stop.is_set():
+            initiator, target = dice.choice(PAIRS)
+            source, sink = self.lab.client(initiator), self.lab.client(target)
+            try:
+                self._serve_one(source, sink, initiator, target)
+            finally:
+                source.close()
+                sink.close()
+
+    def _serve_one(self, source, sink, initiator, target) -> None:
+        try:
+            keys = source.get_keys(SaeId(target), 2, 256)
+        except QtrunkError:
+            self.counts["refused"] += 1
+            time.sleep(0.05)
+            return
+        self.given += [(key.key_id, bytes(key.material.reveal())) for key in keys]
+        for _ in range(60):
+            try:
+                found = sink.get_keys_with_ids(SaeId(initiator), [key.key_id for key in keys])
+            except KeyNotFound:
+                # Collected by a request whose answer a kill cut off: spent, never to be given again.
+                self.counts["answer lost"] += 1
+                return
+            except QtrunkError:
+                time.sleep(0.1)
+                continue
+            self.collected += [(key.key_id, target, bytes(key.material.reveal())) for key in found]
+            return
+        self.counts["never collected"] += 1
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_give_no_key_twice_and_no_two_keys_apart(short_directory):
+    handle = lab_kit.start(short_directory, "kill", lab_kit.SMALL_TRUNK)
+    dice = random.Random(20261123)
+    try:
+        handle.wait_for_keys()
+        with Customers(handle) as customers:
+            for _ in range(KILLS):
+                name, pid = dice.choice([(n, p) for n, p in sorted(handle.running().items()) if p])
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                time.sleep(dice.uniform(0.1, 1.2))
+        material_of = dict(customers.given)
+        assert len(material_of) == len(customers.given), "a key ID was given to an initiator twice"
+        assert len(set(material_of.values())) == len(material_of), "the same key was given under two IDs"
+        assert len({(key_id, target) for key_id, target, _ in customers.collected}) == len(customers.collected)
+        for key_id, _, material in customers.collected:
+            assert material == material_of[key_id], "the two ends hold different keys"
+        assert len(customers.collected) > KILLS, customers.counts
+        assert customers.counts["never collected"] == 0
+        # The trunk goes on without a hand.
+        handle.wait_for(lambda links: all(x["state"] == "ACTIVE" for x in links.values()), "recovery", 90)
+        for initiator, target in PAIRS:
+            keys = handle.client(initiator).get_keys(SaeId(target), 1, 256)
+            (found,) = handle.client(target).get_keys_with_ids(SaeId(initiator), [keys[0].key_id])
+            assert found.material == keys[0].material
+        for node in ("ada", "bert", "cleo"):
+            for link, entry in handle.ledger(node).items():
+                spent = sum(entry[part] for part in ("allocated", "followed", "authentication", "skipped"))
+                balance = entry["generated"] - entry["pending"] - entry["available"] - spent
+                assert balance == sum(entry["destroyed"].values()), (node, link, entry)
+    finally:
+        handle.close_clients()
+        lab_kit.stop(handle)
+
+
+def test_a_lab_goes_on_with_its_keys_after_down_and_up(short_directory):
+    handle = lab_kit.start(short_directory, "again", lab_kit.SMALL_TRUNK)
+    try:
+        handle.wait_for_keys()
+        kept = handle.client("bank").get_keys(SaeId("vault"), 2, 256)
+        handle.close_clients()
+        pids = list(handle.pids().values())
+        handle.down()
+        assert gone(pids)
+        assert handle.qtrunk("status", check=False).returncode == 1
+        before = {
+            node: sum(entry["generated"] for entry in ledger.values()) for node, ledger in handle.stored().items()
+        }
+        handle.up()
+        after = {node: sum(entry["generated"] for entry in ledger.values()) for node, ledger in handle.stored().items()}
+        assert all(after[node] >= before[node] > 0 for node in before)
+        found = handle.client("vault").get_keys_with_ids(SaeId("bank"), [key.key_id for key in kept])
+        assert [key.material for key in found] == [key.material for key in kept]
+        # The supervisor killed: everything ends, nothing stays behind, and `up` goes on.
+        supervisor = handle.supervisor_pid()
+        pids = list(handle.pids().values())
+        os.kill(supervisor, signal.SIGKILL)
+        assert gone([supervisor, *pids])
+        handle.close_clients()
+        handle.up()
+        handle.wait_for(lambda links: all(x["state"] == "ACTIVE" for x in links.values()), "recovery")
+    finally:
+        handle.close_clients()
+        lab_kit.stop(handle)
+
+
+def test_control_c_stops_a_lab_in_the_foreground_and_a_second_one_runs_beside_it(small_lab, short_directory):
+    path = short_directory / "front.toml"
+    path.write_text(lab_kit.SMALL_TRUNK)
+    handle = lab_kit.LabHandle(short_directory / "front", str(path))
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qtrunk.cli.main", "up", str(path)],
+        env={**os.environ, "QTRUNK_STATE": str(handle.state), "TERM": "xterm", "COLUMNS": "140"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+    )
+    os.close(slave)
+    shown = bytearray()
+    try:
+        deadline_s = time.monotonic() + 60
+        while b"ACTIVE" not in shown and time.monotonic() < deadline_s:
+            with contextlib.suppress(OSError):
+                shown += os.read(master, 65536)
+        assert b"ACTIVE" in shown
+        assert b"QBER" in shown
+        pids = [*handle.pids().values(), handle.supervisor_pid()]
+        assert all(is_alive(pid) for pid in small_lab.pids().values())
+        os.kill(process.pid, signal.SIGINT)
+        reader = threading.Thread(target=drain, args=(master,), daemon=True)
+        reader.start()
+        assert process.wait(30) == 0
+        assert gone(pids)
+        assert not list(handle.state.rglob("*.part"))
+        assert all(is_alive(pid) for pid in small_lab.pids().values())
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(master)
+
+
+def drain(descriptor: int) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(descriptor, 65536):
+            pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_a_full_disk_gives_clear_refusals_and_service_comes_back(short_directory):
+    mount = short_directory / "disk"
+    mount.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("this machine does not let us mount a tmpfs")
+    handle = lab_kit.start(mount, "full", lab_kit.SMALL_TRUNK)
+    ballast = mount / "ballast"
+    try:
+        handle.wait_for_keys()
+        with ballast.open("wb") as out, contextlib.suppress(OSError):
+            while True:
+                out.write(bytes(1 << 16))
+                out.flush()
+        client = handle.client("bank")
+        outcomes: Counter[str] = Counter()
+        given: list[tuple[str, bytes]] = []
+        deadline_s = time.monotonic() + 15
+        while time.monotonic() < deadline_s:
+            try:
+                given += [(key.key_id, bytes(key.material.reveal())) for key in client.get_keys(SaeId("vault"), 1, 256)]
+                outcomes["given"] += 1
+            except QtrunkError as error:
+                assert "503" in str(error)
+                outcomes["refused"] += 1
+                time.sleep(0.2)
+        ballast.unlink()
+        handle.wait_for(lambda links: all(x["state"] == "ACTIVE" for x in links.values()), "recovery", 90)
+        deadline_s = time.monotonic() + 30
+        while True:
+            try:
+                keys = client.get_keys(SaeId("vault"), 1, 256)
+                break
+            except QtrunkError:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.5)
+        given += [(key.key_id, bytes(key.material.reveal())) for key in keys]
+        # What was given while the disk was full is at the other end too, once.
+        for key_id, material in given:
+            (found,) = handle.client("vault").get_keys_with_ids(SaeId("bank"), [key_id])
+            assert bytes(found.material.reveal()) == material
+            handle.close_clients()
+        assert len({material for _, material in given}) == len(given)
+    finally:
+        ballast.unlink(missing_ok=True)
+        handle.close_clients()
+        lab_kit.stop(handle)
+        subprocess.run(["umount", str(mount)], check=False)
