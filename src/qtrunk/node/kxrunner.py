@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from qtrunk.base.errors import QtrunkError, WireError
+from qtrunk.base.errors import KeyExhausted, QtrunkError, StoreError, WireError
 from qtrunk.base.ids import LinkId, SaeId
 from qtrunk.base.ports import Clock, SuppliedKey
 from qtrunk.node.advert import Adverts
@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 _KX, _ADVERT = b"\x00", b"\x01"
+RELAY = "relay"
+"""Name of the node's relay as the resource of alarms."""
 
 
 class KxRunner:
@@ -46,7 +48,10 @@ class KxRunner:
         self._waiting[request_id] = answer
         try:
             self._carry_out(effects)
-            return await answer
+            # The machine answers in time; this is for the case that its own record could not be written.
+            return await asyncio.wait_for(answer, 2 * kx.REQUEST_TIMEOUT_S)
+        except TimeoutError as error:
+            raise KeyExhausted("the relay of the keys took too long; try again") from error
         finally:
             self._waiting.pop(request_id, None)
 
@@ -75,7 +80,12 @@ class KxRunner:
         """Drive the machine's time-outs."""
         while True:
             await asyncio.sleep(TICK_S)
-            self._carry_out(self._machine.tick())
+            try:
+                self._carry_out(self._machine.tick())
+            except StoreError as error:
+                self._alarms.raise_alarm(RELAY, "StorageFull", "critical", str(error))
+            else:
+                self._alarms.clear(RELAY)
 
     def advertise(self, octets: bytes) -> None:
         """Send the own advert to every neighbour."""
@@ -106,7 +116,9 @@ class KxRunner:
                 case kx.Failed():
                     self._answer(effect.request_id, effect.error)
                 case kx.Report():
-                    log.warning("relay: %s", effect)
+                    log.warning("relay: %s: %s", effect.alarm, effect.text)
+                    if effect.alarm != "PoolEmpty":
+                        self._alarms.raise_alarm(effect.link or RELAY, effect.alarm, "major", effect.text)
 
     def _answer(self, request_id: str, answer: list[SuppliedKey] | QtrunkError) -> None:
         waiting = self._waiting.get(request_id)

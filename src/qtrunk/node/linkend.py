@@ -158,12 +158,20 @@ class LinkRunner:
                 event = self._events.get()
                 if event is None or self._stopping:
                     return
-                self._carry_out(event())
+                self._carry_out(self._effects_of(event))
         except BaseException:
             # A bug here must not leave a node that looks alive but makes no keys: stop, the supervisor restarts it.
             log.critical("link %s: the worker failed; the node stops", self.link, exc_info=True)
             logging.shutdown()
             os._exit(70)
+
+    def _effects_of(self, event: Callable[[], list[SessionEffect]]) -> list[SessionEffect]:
+        try:
+            return event()
+        except StoreError as error:
+            # The session records before it acts, so nothing has happened yet: the next tick tries again.
+            self._alarms.raise_alarm(self.link, "StorageFull", "critical", str(error))
+            return []
 
     def _bind(self, channel: Channel) -> list[SessionEffect]:
         """From here on the session speaks to this connection; what it said to an older one is lost, as on a wire."""

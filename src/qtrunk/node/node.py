@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from qtrunk.api import admin, etsi014, https
+from qtrunk.base.errors import StoreError
 from qtrunk.base.ids import LinkId, SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.distil.parties import AUTH_OCTETS, BlockAlice, BlockBob, DistilParameters
@@ -259,7 +260,12 @@ class Node:
     async def _keep_expiring(self) -> None:
         while True:
             await asyncio.sleep(EXPIRE_PERIOD_S)
-            self._store.expire(self._clock.unix_s())
+            try:
+                self._store.expire(self._clock.unix_s())
+            except StoreError as error:
+                self._alarms.raise_alarm("store", "StorageFull", "critical", str(error))
+            else:
+                self._alarms.clear("store")
 
     # ── what the interfaces ask ─────────────────────────────────────────────────────────────────────────────────
 

@@ -75,6 +75,7 @@ class Supervisor:
         plan = msgspec.json.decode((state / "plan.json").read_bytes(), type=Plan)
         self._children = [_Child(spec) for spec in plan.children]
         self._is_stopping = False
+        self._is_changed = True
         self._started_unix_s = time.time()
 
     def stop(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
@@ -85,7 +86,8 @@ class Supervisor:
         """Start everything, keep it running, stop it in order."""
         try:
             while not self._is_stopping:
-                if self._look():
+                self._is_changed |= self._look()
+                if self._is_changed:
                     self._write_state()
                 time.sleep(POLL_S)
         finally:
@@ -144,8 +146,14 @@ class Supervisor:
             },
         )
         part = self._state / "supervisor.json.part"
-        part.write_bytes(msgspec.json.encode(state))
-        part.replace(self._state / "supervisor.json")
+        try:
+            part.write_bytes(msgspec.json.encode(state))
+            part.replace(self._state / "supervisor.json")
+        except OSError:
+            # A full disk: go on supervising, and write when there is room again.
+            part.unlink(missing_ok=True)
+        else:
+            self._is_changed = False
 
     def _stop_children(self) -> None:
         """SIGTERM to all, a grace period, then SIGKILL; nothing stays behind."""

@@ -28,6 +28,7 @@ from qtrunk.base.errors import (
     QtrunkError,
     RequestRefused,
     RouteUnavailable,
+    StoreError,
     WireError,
 )
 from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId, parse_key_id
@@ -116,9 +117,9 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Something the operator must hear of."""
+    """Something the operator must hear of; `link` is None where the node itself is concerned."""
 
-    link: LinkId
+    link: LinkId | None
     alarm: str
     text: str
 
@@ -361,7 +362,11 @@ class Kx:
         for relay_id, nodes in {**request.routes, **request.confirmed}.items():
             void = wire.KeyVoid(relay_id=relay_id, route=list(nodes), key_ids=list(request.key_ids))
             effects += self._try_send(self._link(nodes, 0), void)
-        self._store.destroy_keys(request.key_ids, "voided")
+        try:
+            self._store.destroy_keys(request.key_ids, "voided")
+        except StoreError as error:
+            # They stay reserved, which gives them to nobody; the store ends them when it opens again or they expire.
+            effects.append(Report(None, "StorageFull", str(error)))
         for key in request.keys:
             key.wipe()
         return effects
@@ -567,6 +572,8 @@ class Kx:
             return [self._seal(link, body)]
         except KeyExhausted as error:
             return [Report(link, "PoolEmpty", f"link {link}: no key left for {type(body).__name__}: {error}")]
+        except StoreError as error:
+            return [Report(link, "StorageFull", f"link {link}: no {type(body).__name__} was sent: {error}")]
 
     def _allocate(self, link: LinkId, octets: int) -> tuple[Allocation, Allocation]:
         """Octets of the own direction for keys, and for the tag of the message that carries them.
