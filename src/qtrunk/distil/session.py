@@ -524,7 +524,8 @@ class LinkBob(_Session):
         pending, self._pending = self._pending, []
         if not message.held:
             return [Destroy(block, "channel", "the peer does not hold this block") for block in pending]
-        material = bytes(self._end.auth.take(message.auth_block, message.auth_offset).reveal())
+        taken = self._end.auth.take(message.auth_block, message.auth_offset)
+        material = bytes(taken.reveal())
         its.verify(
             material[: its.WC_KEY_OCTETS],
             self._label("resolve"),

@@ -1,0 +1,310 @@
+"""Two sessions joined by octets, light and stores made up: blocks follow each other, cuts are settled alike."""
+
+import distil_link
+import pytest
+
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.base.wire import encode
+from qtrunk.distil.parties import BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release
+from qtrunk.distil.session import BLOCK_TIMEOUT_S, Announce, Arm, Disconnect, LinkAlice, LinkBob, LinkEnd, ToPeer
+
+LIGHT = {block: distil_link.light(100 + block, clicks=350_000, qber=0.01, block=block) for block in (1, 2, 3, 4)}
+COUNT = LIGHT[1].pulses.count
+
+
+class Store:
+    """One end's blocks: what was noted, held, released, destroyed."""
+
+    def __init__(self):
+        self.last, self.held, self.released, self.destroyed = 0, {}, {}, []
+
+    def last_block(self, _link):
+        return self.last
+
+    def note_block(self, _link, block):
+        assert block > self.last, "a block number was used twice"
+        self.last = block
+
+    def pending(self, _link):
+        return sorted(self.held)
+
+    def is_released(self, _link, block):
+        return block in self.released
+
+
+class World:
+    """Both ends, their modules and the wire between; `lose` says which messages never arrive."""
+
+    def __init__(self):
+        self.now_s = 0.0
+        self.stores = {"alice": Store(), "bob": Store()}
+        self.ledgers = {name: distil_link.Ledger(bytes(range(256)) * 16) for name in ("alice", "bob")}
+        self.lose = lambda sender, octets: False
+        self.wire, self.armed, self.disconnects = [], {}, []
+        self.sessions = {}
+        self.restart("alice")
+        self.restart("bob")
+
+    def restart(self, name):
+        common = {"alice": NodeId("a"), "bob": NodeId("b"), "parameters": DistilParameters(), "now": lambda: 0.0}
+        dice = distil_link.Dice(5)
+        end = LinkEnd(
+            link=LinkId("a-b"),
+            pulses=self.pulses,
+            store=self.stores[name],
+            auth=self.ledgers[name],
+            random=dice,
+            now_s=lambda: self.now_s,
+            settings=lambda _seed, pulses, _positions: LIGHT[pulses.block].settings,
+            bases=lambda _seed, pulses, _positions: LIGHT[pulses.block].detections.basis,
+            make_alice=lambda pulses, settings: BlockAlice(
+                pulses=pulses, settings=settings, auth=self.ledgers[name], random=dice, **common
+            ),
+            make_bob=lambda pulses, detections: BlockBob(
+                pulses=pulses, detections=detections, auth=self.ledgers[name], random=dice, **common
+            ),
+        )
+        self.sessions[name] = (LinkAlice if name == "alice" else LinkBob)(end)
+
+    @staticmethod
+    def pulses(block):
+        return LIGHT[block].pulses if block in LIGHT else LIGHT[4].pulses
+
+    def do(self, name, effects):
+        store = self.stores[name]
+        for effect in effects:
+            match effect:
+                case ToPeer():
+                    self.wire.append((name, effect.octets))
+                case Arm():
+                    self.armed.setdefault(effect.pulses.block, set()).add(name)
+                case Hold():
+                    store.held[effect.key.block] = effect.key
+                case Release():
+                    store.released[effect.block] = store.held.pop(effect.block)
+                case Destroy():
+                    store.held.pop(effect.block, None)
+                    store.destroyed.append((effect.block, effect.cause))
+                case Disconnect():
+                    self.disconnects.append((name, effect.why))
+
+    def connect(self):
+        self.wire.clear()
+        for name in ("bob", "alice"):
+            session = self.sessions[name]
+            self.do(name, session.device_up())
+            self.do(name, session.connected())
+
+    def cut(self):
+        self.wire.clear()
+        for name, session in self.sessions.items():
+            self.do(name, session.disconnected())
+
+    def settle(self):
+        while self.wire:
+            sender, octets = self.wire.pop(0)
+            if not self.lose(sender, octets):
+                receiver = "bob" if sender == "alice" else "alice"
+                self.do(receiver, self.sessions[receiver].receive(octets))
+
+    def shine(self, block):
+        """The light of a block that both ends armed."""
+        assert self.armed[block] == {"alice", "bob"}
+        seen = LIGHT[block].detections
+        bob, alice = self.sessions["bob"], self.sessions["alice"]
+        self.do("alice", alice.started(block))
+        self.do("bob", bob.started(block))
+        half = len(seen.positions) // 2
+        for part in (slice(0, half), slice(half, None)):
+            self.do("bob", bob.frame(block, seen.positions[part], seen.bit[part]))
+        self.do("alice", alice.finished(block))
+        self.do("bob", bob.finished(block))
+        self.settle()
+
+    def agree(self):
+        a, b = self.stores["alice"], self.stores["bob"]
+        assert a.released.keys() == b.released.keys()
+        assert all(a.released[n] == b.released[n] for n in a.released)
+        assert not a.held
+        assert not b.held
+
+
+@pytest.fixture
+def world():
+    made = World()
+    made.connect()
+    made.settle()
+    return made
+
+
+def kind(octets):
+    return octets[:1]
+
+
+def test_blocks_follow_each_other_with_one_armed_ahead(world):
+    assert set(world.armed) == {1, 2}
+    world.shine(1)
+    assert set(world.armed) == {1, 2, 3}
+    world.shine(2)
+    world.agree()
+    assert sorted(world.stores["alice"].released) == [1, 2]
+    assert not world.disconnects
+
+
+@pytest.mark.parametrize("lost", range(1, 8))
+def test_a_cut_after_any_message_leaves_both_ends_alike(world, lost):
+    sent = []
+
+    def lose(_sender, octets):
+        if kind(octets) == b"\x01":
+            sent.append(octets)
+        return len(sent) >= lost
+
+    world.lose = lose
+    world.shine(1)
+    world.cut()
+    world.lose = lambda *_: False
+    world.connect()
+    world.settle()
+    world.agree()
+    # Once Alice holds the key, so does Bob: from Confirm on nothing is lost.
+    assert (1 in world.stores["alice"].released) == (lost >= 6)
+    # Blocks 2 and 3 were announced before the cut; their numbers are used up.
+    world.shine(4)
+    world.agree()
+    assert 4 in world.stores["bob"].released
+
+
+@pytest.mark.parametrize("who", ["alice", "bob"])
+@pytest.mark.parametrize("lost", [5, 6, 7])
+def test_a_crash_of_either_end_while_a_key_is_held_is_settled(world, who, lost):
+    sent = []
+
+    def lose(_sender, octets):
+        if kind(octets) == b"\x01":
+            sent.append(octets)
+        return len(sent) >= lost
+
+    world.lose = lose
+    world.shine(1)
+    world.restart(who)
+    world.cut()
+    world.lose = lambda *_: False
+    world.connect()
+    world.settle()
+    world.agree()
+    assert (1 in world.stores["alice"].released) == (lost >= 6)
+
+
+def test_a_settlement_that_is_itself_cut_is_settled_the_next_time(world):
+    count = [0]
+
+    def lose(_sender, octets):
+        count[0] += kind(octets) == b"\x01"
+        return count[0] >= 7
+
+    world.lose = lose
+    world.shine(1)
+    assert world.stores["alice"].held
+    for answered in (1, 2):
+        world.cut()
+        seen = [0]
+
+        def lose_from(_sender, octets, answered=answered, seen=seen):
+            seen[0] += 1
+            return seen[0] > answered
+
+        world.lose = lose_from
+        world.connect()
+        world.settle()
+    world.cut()
+    world.lose = lambda *_: False
+    world.connect()
+    world.settle()
+    world.agree()
+    assert 1 in world.stores["alice"].released
+
+
+def test_a_forged_settlement_is_refused(world):
+    count = [0]
+
+    def lose(_sender, octets):
+        count[0] += kind(octets) == b"\x01"
+        return count[0] >= 6
+
+    world.lose = lose
+    world.shine(1)
+    assert world.stores["bob"].held
+    world.cut()
+    world.lose = lambda *_: False
+    world.connect()
+    _, resume = world.wire.pop(0)
+    world.do("alice", world.sessions["alice"].receive(resume))
+    _, resolve = world.wire.pop(0)
+    for place in (len(resolve) - 5, len(resolve) // 2):
+        forged = bytearray(resolve)
+        forged[place] ^= 1
+        world.do("bob", world.sessions["bob"].receive(bytes(forged)))
+        assert not world.stores["bob"].released
+    assert world.disconnects
+
+
+def test_other_light_than_agreed_is_refused(world):
+    strange = LIGHT[3].pulses
+    message = Announce(
+        block=9,
+        pulses=strange.count,
+        intensities=[0.9, 0.2, 0.0],
+        probabilities=list(strange.probabilities),
+        key_basis_probability=strange.key_basis_probability,
+    )
+    world.do("bob", world.sessions["bob"].receive(b"\x00" + encode(message)))
+    assert "configuration" in world.disconnects[-1][1]
+    assert 9 not in world.armed
+
+
+def test_an_old_block_number_is_refused(world):
+    message = Announce(
+        block=1,
+        pulses=COUNT,
+        intensities=list(LIGHT[1].pulses.intensities),
+        probabilities=list(LIGHT[1].pulses.probabilities),
+        key_basis_probability=LIGHT[1].pulses.key_basis_probability,
+    )
+    world.do("bob", world.sessions["bob"].receive(b"\x00" + encode(message)))
+    assert "used before" in world.disconnects[-1][1]
+
+
+@pytest.mark.parametrize("octets", [b"", b"\x00", b"\x07abc", b"\x00\xff\xff", b"\x01" + bytes(3)])
+def test_garbage_cuts_the_connection_and_nothing_else(world, octets):
+    for name, session in world.sessions.items():
+        world.do(name, session.receive(octets))
+    assert [name for name, _ in world.disconnects] == ["alice", "bob"]
+
+
+def test_a_silent_peer_costs_the_block_not_the_link(world):
+    world.lose = lambda *_: True
+    world.shine(1)
+    world.now_s += BLOCK_TIMEOUT_S + 1
+    for name, session in world.sessions.items():
+        world.do(name, session.tick())
+    assert (1, "protocol") in world.stores["alice"].destroyed
+    assert (1, "protocol") in world.stores["bob"].destroyed
+
+
+def test_a_paused_link_announces_nothing(world):
+    world.sessions["alice"].pause(is_paused=True)
+    world.shine(1)
+    world.shine(2)
+    assert set(world.armed) == {1, 2}
+    world.sessions["alice"].pause(is_paused=False)
+    world.do("alice", world.sessions["alice"].tick())
+    world.settle()
+    assert 3 in world.armed
+
+
+def test_lost_modules_cancel_the_light_at_both_ends(world):
+    world.do("bob", world.sessions["bob"].device_down())
+    world.settle()
+    for name in ("alice", "bob"):
+        assert {(1, "device"), (2, "device")} <= {(b, "device") for b, _ in world.stores[name].destroyed}

@@ -1,0 +1,215 @@
+"""The optics process over its socket: what each end is told, and what happens when one goes away."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from qtrunk.base.errors import RequestRefused
+from qtrunk.base.ids import LinkId
+from qtrunk.base.wire import FRAME_HEADER_OCTETS, encode, frame, frame_length
+from qtrunk.quantum import device
+from qtrunk.quantum.analytic import expected
+from qtrunk.quantum.source import decode_settings, words
+from qtrunk.sim import control
+from qtrunk.sim.optics import OpticsConfig, optics_of
+from qtrunk.stages import Pulses, Role
+from qtrunk.topology import Equipment
+
+LINK = LinkId("a-b")
+PULSES = 20_000_000
+SEED = "11" * 32
+EQUIPMENT = Equipment(clock_fraction=0.1)
+
+
+def pulses(block, count=PULSES):
+    return Pulses(
+        link=LINK,
+        block=block,
+        count=count,
+        intensities=EQUIPMENT.intensities,
+        probabilities=EQUIPMENT.probabilities,
+        key_basis_probability=EQUIPMENT.key_basis_probability,
+    )
+
+
+@pytest.fixture
+def optics():
+    with tempfile.TemporaryDirectory(prefix="qo") as directory:
+        path = Path(directory) / "optics.json"
+        socket = Path(directory) / "optics.sock"
+        equipment = {name: getattr(EQUIPMENT, name) for name in EQUIPMENT.__dataclass_fields__}
+        path.write_text(
+            json.dumps(
+                {
+                    "link": LINK,
+                    "socket": str(socket),
+                    "length_km": 10,
+                    "loss_db": 6,
+                    "equipment": equipment,
+                    "seed": SEED,
+                }
+            )
+        )
+        process = subprocess.Popen([sys.executable, "-m", "qtrunk.sim.optics", "--config", str(path)])
+        try:
+            for _ in range(200):
+                if socket.exists():
+                    break
+                asyncio.run(asyncio.sleep(0.05))
+            yield socket
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            assert not socket.exists()
+
+
+class End:
+    """One end's module, as a node sees it."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def attach(cls, socket, role, link=LINK):
+        end = cls(*await asyncio.open_unix_connection(str(socket)))
+        end.say(device.attach(role, link))
+        return end
+
+    def say(self, message):
+        self.writer.write(frame(encode(message)))
+
+    async def hear(self):
+        async with asyncio.timeout(20):
+            header = await self.reader.readexactly(FRAME_HEADER_OCTETS)
+            return device.decode_event(await self.reader.readexactly(frame_length(header)))
+
+    async def hear_until(self, kind):
+        heard = []
+        while not heard or not isinstance(heard[-1], kind):
+            heard.append(await self.hear())
+        return heard
+
+
+def test_two_armed_ends_get_a_block_and_the_queued_one_follows(optics):
+    async def run():
+        alice, bob = await End.attach(optics, Role.ALICE), await End.attach(optics, Role.BOB)
+        assert isinstance(await alice.hear(), device.Attached)
+        assert isinstance(await bob.hear(), device.Attached)
+        for block in (7, 8):
+            alice.say(device.arm(pulses(block), b"\x01" * 32))
+            bob.say(device.arm(pulses(block), b"\x02" * 32))
+        for block in (7, 8):
+            told = await alice.hear_until(device.Finished)
+            assert [type(event) for event in told] == [device.Started, device.Finished], "Alice never hears of clicks"
+            heard = await bob.hear_until(device.Finished)
+            assert {event.block for event in [*told, *heard]} == {block}
+            frames = [device.decode_frame(event) for event in heard[1:-1]]
+            check_clicks(np.concatenate([f[0] for f in frames]), np.concatenate([f[1] for f in frames]))
+        for end in (alice, bob):
+            end.writer.close()
+
+    asyncio.run(run())
+
+
+def check_clicks(positions, bits):
+    assert np.all(np.diff(positions.astype(np.int64)) > 0)
+    assert positions[-1] < PULSES
+    config = OpticsConfig(link=LINK, socket="", length_km=10, loss_db=6, equipment=EQUIPMENT)
+    link = optics_of(config, device.arm(pulses(1), bytes(32)))
+    want = expected(link)
+    # False alarm 1e-7 each.
+    assert stats.binomtest(len(positions), PULSES, want.click_hz / link.clock_hz).pvalue > 1e-7
+    sent = decode_settings(words(b"\x01" * 32, positions), link.source)
+    assert stats.binomtest(int((sent.intensity == 0).sum()), len(positions), 0.6).pvalue < 1e-7, (
+        "the signal clicks more"
+    )
+    assert stats.binomtest(int(bits.sum()), len(bits), 0.5).pvalue > 1e-7
+
+
+def test_a_lost_end_drops_the_block_at_the_other(optics):
+    async def run():
+        alice, bob = await End.attach(optics, Role.ALICE), await End.attach(optics, Role.BOB)
+        for end in (alice, bob):
+            end.say(device.arm(pulses(1, 400_000_000), b"\x01" * 32))
+        await alice.hear_until(device.Started)
+        bob.writer.close()
+        dropped = (await alice.hear_until(device.Dropped))[-1]
+        assert (dropped.block, "receiver" in dropped.reason) == (1, True)
+        alice.writer.close()
+
+    asyncio.run(run())
+
+
+def test_eve_comes_and_goes_by_the_lab_role_only(optics):
+    assert control.set_attack(optics, LINK, "intercept-resend", 0.25).fraction == 0.25
+    assert control.ask(optics, LINK, control.GetState()).attack == "intercept-resend"
+    assert control.set_attack(optics, LINK, "none", 0.0).attack == "none"
+    with pytest.raises(RequestRefused):
+        control.set_attack(optics, LINK, "tap", 0.1)
+
+    async def run():
+        bob = await End.attach(optics, Role.BOB)
+        await bob.hear()
+        bob.say(control.SetAttack(kind="intercept-resend", fraction=1.0))
+        assert isinstance(await bob.hear(), device.Refused)
+        stranger = await End.attach(optics, Role.BOB, LinkId("x-y"))
+        assert isinstance(await stranger.hear(), device.Refused)
+        for end in (bob, stranger):
+            end.writer.close()
+
+    asyncio.run(run())
+    assert control.ask(optics, LINK, control.GetState()).attack == "none"
+    assert optics.stat().st_mode & 0o777 == 0o600
+
+
+def test_orders_that_no_module_could_run_are_refused(optics):
+    async def run():
+        for change in (
+            {"seed": b"short"},
+            {"pulses": 0},
+            {"probabilities": [0.5, 0.5, 0.5]},
+            {"key_basis_probability": 1.0},
+        ):
+            alice = await End.attach(optics, Role.ALICE)
+            await alice.hear()
+            order = device.arm(pulses(1), bytes(32))
+            alice.say(device.Arm(**{**{f: getattr(order, f) for f in order.__struct_fields__}, **change}))
+            assert isinstance(await alice.hear(), device.Refused)
+            alice.writer.close()
+
+    asyncio.run(run())
+
+
+def order(block):
+    return device.arm(pulses(block), bytes(32))
+
+
+def test_a_block_runs_once_both_ends_armed_it_and_lower_ones_never_after():
+    armed = device.ArmedBlocks()
+    assert armed.arm(device.TRANSMITTER, order(1)) == []
+    assert armed.next() is None
+    assert armed.arm(device.RECEIVER, order(2)) == []
+    assert armed.next() is None
+    armed.arm(device.TRANSMITTER, order(2))
+    pair = armed.next()
+    assert [arm.block for arm in pair] == [2, 2]
+    armed.arm(device.RECEIVER, order(1))
+    assert armed.next() is None, "block 1 of the transmitter is gone"
+
+
+def test_arming_ahead_keeps_one_and_drops_the_rest():
+    armed = device.ArmedBlocks()
+    armed.arm(device.TRANSMITTER, order(1))
+    armed.arm(device.TRANSMITTER, order(2))
+    assert armed.arm(device.TRANSMITTER, order(3)) == [1]
+    armed.clear(device.TRANSMITTER)
+    armed.arm(device.RECEIVER, order(3))
+    assert armed.next() is None
