@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import partial
@@ -176,6 +177,7 @@ class Node:
         with path.open("r+b") as out:
             out.write(bytes(path.stat().st_size))
             out.flush()
+            os.fsync(out.fileno())
         path.unlink()
 
     def _session(self, link: Link, role: Role) -> LinkAlice | LinkBob:

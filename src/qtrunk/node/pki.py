@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -82,8 +83,11 @@ class LabPki:
         if not (found.certificate.exists() and found.private_key.exists()):
             return False
         certificate = x509.load_pem_x509_certificate(found.certificate.read_bytes())
-        left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
-        return certificate.issuer == self._certificate.subject and left > dt.timedelta(days=RENEW_DAYS)
+        try:
+            certificate.verify_directly_issued_by(self._certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return certificate.not_valid_after_utc - dt.datetime.now(dt.UTC) > dt.timedelta(days=RENEW_DAYS)
 
     def _issue(self, found: Credentials, kind: str, identity: str) -> None:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -1,0 +1,48 @@
+"""Adverts: news travels, old and own tales do not, silence makes them stale."""
+
+import pytest
+
+from qtrunk.base.errors import WireError
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.node.advert import LINKS_MAX, STALE_S, Adverts, LinkLevel
+
+A, B = NodeId("a"), NodeId("b")
+LINK = LinkId("a-b")
+
+
+def level(octets=10, *, is_usable=True):
+    return LinkLevel(link=LINK, octets=octets, fill_bps=5.0, is_usable=is_usable)
+
+
+def test_news_is_taken_once_and_passed_on():
+    one, other = Adverts(A), Adverts(B)
+    octets = one.note_own([level()], 1, 0.0)
+    assert other.receive(octets, 0.0)
+    assert not other.receive(octets, 0.0)
+    assert not one.receive(octets, 0.0), "the own advert comes back and goes no further"
+    assert other.level(A, LINK, 1.0) == level()
+
+
+def test_an_older_advert_never_replaces_a_newer_one():
+    one, other = Adverts(A), Adverts(B)
+    old, new = one.note_own([level(1)], 1, 0.0), one.note_own([level(2)], 2, 0.0)
+    other.receive(new, 0.0)
+    assert not other.receive(old, 0.0)
+    assert other.level(A, LINK, 0.0).octets == 2
+
+
+def test_a_node_that_falls_silent_is_unknown_and_rules_nothing_out():
+    one, other = Adverts(A), Adverts(B)
+    other.receive(one.note_own([level(is_usable=False)], 1, 0.0), 0.0)
+    assert other.unusable_links(0.0) == {LINK}
+    assert other.level(A, LINK, STALE_S + 1) is None
+    assert other.unusable_links(STALE_S + 1) == frozenset()
+
+
+def test_garbage_and_floods_are_refused():
+    other = Adverts(B)
+    for octets in (b"", b"\xff\xfe", bytes(50)):
+        with pytest.raises(WireError):
+            other.receive(octets, 0.0)
+    with pytest.raises(WireError):
+        other.receive(Adverts(A).note_own([level()] * (LINKS_MAX + 1), 1, 0.0), 0.0)

@@ -1,0 +1,81 @@
+"""A lab's directory: made once, completed again, its ports kept or as the file says, its secrets at both ends."""
+
+import json
+import socket
+
+import pytest
+
+from qtrunk.base.errors import LabError
+from qtrunk.base.ids import NodeId, SaeId
+from qtrunk.node.lab import Lab
+from qtrunk.topology import Node, Sae, Topology, trunk
+
+
+@pytest.fixture
+def topology():
+    nodes = [Node(id=NodeId("a"), key_api_port=20443), Node(id=NodeId("b"))]
+    row = trunk("t", nodes, [(10, 3)])
+    return Topology(name="t", nodes=row.nodes, links=row.links, saes=(Sae(id=SaeId("x"), node=NodeId("a")),))
+
+
+def test_a_lab_is_made_once_and_found_again(tmp_path, topology):
+    made = Lab.prepare(tmp_path / "lab", topology)
+    again = Lab.prepare(tmp_path / "lab", topology)
+    assert again.ports == made.ports
+    assert made.ports["a"].key_api == 20443
+    assert (
+        len({port for ports in made.ports.values() for port in (ports.key_api, ports.admin_api, ports.inter_node)}) == 6
+    )
+    assert (tmp_path / "lab").stat().st_mode & 0o777 == 0o700
+    assert Lab.open(tmp_path / "lab").topology == topology
+    secrets = [(tmp_path / "lab" / "nodes" / node / "preshared-a-b").read_bytes() for node in "ab"]
+    assert secrets[0] == secrets[1]
+    assert len(set(secrets[0])) > 100
+
+
+def test_a_secret_that_was_taken_is_not_made_again(tmp_path, topology):
+    Lab.prepare(tmp_path / "lab", topology)
+    for node in "ab":
+        (tmp_path / "lab" / "nodes" / node / "preshared-a-b").unlink()
+    Lab.prepare(tmp_path / "lab", topology)
+    assert not (tmp_path / "lab" / "nodes" / "a" / "preshared-a-b").exists()
+
+
+def test_another_topology_in_the_same_directory_is_refused(tmp_path, topology):
+    Lab.prepare(tmp_path / "lab", topology)
+    other = trunk("other", [Node(id=NodeId("a")), Node(id=NodeId("c"))], [(10, 3)])
+    with pytest.raises(LabError, match="another --state"):
+        Lab.prepare(tmp_path / "lab", other)
+
+
+def test_a_port_that_somebody_took_is_chosen_anew(tmp_path, topology):
+    made = Lab.prepare(tmp_path / "lab", topology)
+    with socket.socket() as thief:
+        thief.bind(("127.0.0.1", made.ports["b"].inter_node))
+        thief.listen()
+        again = Lab.prepare(tmp_path / "lab", topology)
+    assert again.ports["b"].inter_node != made.ports["b"].inter_node
+    assert again.ports["a"] == made.ports["a"]
+
+
+def test_no_configuration_holds_a_secret(tmp_path, topology):
+    Lab.prepare(tmp_path / "lab", topology)
+    secret = (tmp_path / "lab" / "nodes" / "a" / "preshared-a-b").read_bytes()
+    for path in (tmp_path / "lab").rglob("*.json"):
+        text = path.read_text()
+        json.loads(text)
+        assert secret.hex() not in text
+        assert "PRIVATE KEY" not in text
+
+
+def test_what_is_not_there_is_said_with_the_fix(tmp_path, topology):
+    with pytest.raises(LabError, match="qtrunk up"):
+        Lab.open(tmp_path / "nothing")
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "lab.json").write_text("{}")
+    with pytest.raises(LabError, match="damaged"):
+        Lab.open(tmp_path / "bad")
+    with pytest.raises(LabError, match="too long"):
+        Lab.prepare(tmp_path / ("x" * 100), topology)
+    with pytest.raises(LabError, match="SAEs: x"):
+        Lab.prepare(tmp_path / "lab", topology).credentials(SaeId("y"))
