@@ -15,10 +15,8 @@ from one thread and send effects in the order given.
 
 import uuid
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Protocol
 
 import msgspec
 
@@ -36,8 +34,9 @@ from qtrunk.base.ports import Clock, Random, SuppliedKey
 from qtrunk.base.secret import Secret
 from qtrunk.base.wire import decode, encode
 from qtrunk.crypto import its
-from qtrunk.kms.key import Allocation, PoolLevel, Slice
+from qtrunk.kms.key import Allocation, Slice
 from qtrunk.relay import messages as wire
+from qtrunk.relay.ports import KeyStorePort
 from qtrunk.relay.route import route
 from qtrunk.stages import Role
 from qtrunk.topology import Topology
@@ -55,40 +54,6 @@ LOW_OCTETS = 64 << 10
 """Below this an end asks the peer for octets of its direction."""
 GRANT_PERIOD_S = 1.0
 ATTEMPTS_MAX = 2
-
-
-class KeyStorePort(Protocol):
-    """What the machine needs of the key store (kms.store.KeyStore); durable on return, or at the end of a
-    transaction.
-    """
-
-    def transaction(self) -> AbstractContextManager[None]: ...
-    def allocate(self, link: LinkId, area: Role, octets: int) -> Allocation: ...
-    def follow(self, link: LinkId, area: Role, slices: Sequence[Slice]) -> Secret: ...
-    def grant(self, link: LinkId, own_area: Role, octets: int) -> tuple[Slice, ...]: ...
-    def receive_grant(self, link: LinkId, peer_area: Role, slices: Sequence[Slice]) -> None: ...
-    def level(self, link: LinkId) -> PoolLevel: ...
-    def block_record(self, link: LinkId, block: int) -> dict[str, object]: ...
-    def reserve_keys(
-        self,
-        key_ids: Sequence[KeyId],
-        initiator: SaeId,
-        targets: Sequence[SaeId],
-        key_bits: int,
-        expires_unix_s: float,
-    ) -> None: ...
-    def deliver_initiator(self, key_ids: Sequence[KeyId], receipt: dict[str, object]) -> None: ...
-    def destroy_keys(self, key_ids: Sequence[KeyId], reason: str) -> None: ...
-    def store_keys(
-        self,
-        keys: Sequence[tuple[KeyId, Secret]],
-        initiator: SaeId,
-        targets_here: Sequence[SaeId],
-        all_targets: Sequence[SaeId],
-        key_bits: int,
-        receipt: dict[str, object],
-        expires_unix_s: float,
-    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,44 @@
+"""What the relay asks of a key store; kms.store.KeyStore is one, and documents each method."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from qtrunk.base.ids import KeyId, LinkId, SaeId
+from qtrunk.base.secret import Secret
+from qtrunk.kms.key import Allocation, PoolLevel, Slice
+from qtrunk.stages import Role
+
+
+class KeyStorePort(Protocol):
+    """What the machine needs of the key store (kms.store.KeyStore); durable on return, or at the end of a
+    transaction.
+    """
+
+    def transaction(self) -> AbstractContextManager[None]: ...
+    def allocate(self, link: LinkId, area: Role, octets: int) -> Allocation: ...
+    def follow(self, link: LinkId, area: Role, slices: Sequence[Slice]) -> Secret: ...
+    def grant(self, link: LinkId, own_area: Role, octets: int) -> tuple[Slice, ...]: ...
+    def receive_grant(self, link: LinkId, peer_area: Role, slices: Sequence[Slice]) -> None: ...
+    def level(self, link: LinkId) -> PoolLevel: ...
+    def block_record(self, link: LinkId, block: int) -> dict[str, object]: ...
+    def reserve_keys(
+        self,
+        key_ids: Sequence[KeyId],
+        initiator: SaeId,
+        targets: Sequence[SaeId],
+        key_bits: int,
+        expires_unix_s: float,
+    ) -> None: ...
+    def deliver_initiator(self, key_ids: Sequence[KeyId], receipt: dict[str, object]) -> None: ...
+    def destroy_keys(self, key_ids: Sequence[KeyId], reason: str) -> None: ...
+    def store_keys(
+        self,
+        keys: Sequence[tuple[KeyId, Secret]],
+        initiator: SaeId,
+        targets_here: Sequence[SaeId],
+        all_targets: Sequence[SaeId],
+        key_bits: int,
+        receipt: dict[str, object],
+        expires_unix_s: float,
+    ) -> None: ...
