@@ -1,4 +1,4 @@
-"""What the tests of the interfaces stand on: a throw-away PKI, a key supply without a network, servers and raw clients."""
+"""What the tests of the interfaces stand on: a throw-away PKI, a supply without a network, servers, raw clients."""
 
 import asyncio
 import base64
@@ -88,9 +88,7 @@ class Pki:
         return self.issue(name, uris=[f"urn:qtrunk:sae:{name}"], **more)
 
     def kme(self, name: str, **more) -> Credentials:
-        return self.issue(
-            name, uris=[f"urn:qtrunk:kme:{name}"], dns=["localhost"], addresses=["127.0.0.1"], **more
-        )
+        return self.issue(name, uris=[f"urn:qtrunk:kme:{name}"], dns=["localhost"], addresses=["127.0.0.1"], **more)
 
     def _sign(self, subject, key, lives_s: float, extensions) -> x509.Certificate:
         now = dt.datetime.now(dt.UTC)
@@ -255,6 +253,7 @@ def tls_socket(port: int, own: Credentials | None, ca: Path, maximum_version=Non
     if maximum_version is not None:
         context.maximum_version = maximum_version
     plain = socket.create_connection(("127.0.0.1", port), ANSWER_WITHIN_S)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         return context.wrap_socket(plain, server_hostname="localhost")
     except BaseException:
@@ -285,7 +284,9 @@ class Wire:
         return Answer(response.status, response.headers, octets)
 
     def ask(self, method: str, path: str, body: bytes | str | dict | None = None, *headers: str) -> Answer:
-        octets = json.dumps(body).encode() if isinstance(body, dict) else body.encode() if isinstance(body, str) else body
+        octets = (
+            json.dumps(body).encode() if isinstance(body, dict) else body.encode() if isinstance(body, str) else body
+        )
         lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *headers]
         if octets is not None:
             lines.append(f"Content-Length: {len(octets)}")

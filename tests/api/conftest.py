@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from api_kit import Credentials, FakeSupply, Pki, RunningServer, Wire
 
 from qtrunk.api.etsi014 import Etsi014
+from qtrunk.api.https import Request, Response, error
 
 
 @pytest.fixture(scope="session")
@@ -42,10 +43,22 @@ def supply() -> FakeSupply:
     return FakeSupply()
 
 
-@pytest.fixture
-def server(supply, kme) -> Iterator[RunningServer]:
-    with RunningServer(Etsi014(supply, supply.sae_of).handle, kme) as running:
+async def nobody_is_here(_request: Request) -> Response:
+    return error(503, "no test is running")
+
+
+@pytest.fixture(scope="session")
+def shared_server(kme) -> Iterator[RunningServer]:
+    with RunningServer(nobody_is_here, kme) as running:
         yield running
+
+
+@pytest.fixture
+def server(shared_server, supply) -> Iterator[RunningServer]:
+    """One server for all tests, with a supply of each test's own behind it."""
+    shared_server.server.handler = Etsi014(supply, supply.sae_of).handle
+    yield shared_server
+    assert not shared_server.problems
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
-"""A node's administration interface: what the operator's tools read. JSON over HTTPS, certificates on both sides, never
-key.
+"""A node's administration interface: what the operator's tools read, as JSON over HTTPS, and never key.
 
     GET /admin/v1/status            the node, its links, alarms and counts
     GET /admin/v1/keys/{key_ID}     the receipt of a key
     GET /admin/v1/ledger            where every octet of link key is or went
 
-Only certificates with a URI name `urn:qtrunk:operator:NAME` are let in.
+Certificates on both sides; only those with a URI name `urn:qtrunk:operator:NAME` are let in. This interface is our own,
+so it says 404 where something does not exist; else codes and error bodies are those of the key interface.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from qtrunk.api.https import Request, Response, error
-from qtrunk.base.errors import RequestRefused
+from qtrunk.base.errors import QtrunkError, RequestRefused
 from qtrunk.base.ids import KeyId, parse_key_id
 
 OPERATOR_PREFIX = "urn:qtrunk:operator:"
@@ -34,7 +34,15 @@ class Admin:
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
-        if not any(uri.startswith(OPERATOR_PREFIX) for uri in request.identity.uris):
+        try:
+            return self._answer(request)
+        except RequestRefused as problem:
+            return error(400, str(problem))
+        except QtrunkError as problem:
+            return error(503, str(problem), {"Retry-After": "5"})
+
+    def _answer(self, request: Request) -> Response:
+        if not any(_is_operator(uri) for uri in request.identity.uris):
             return error(401, "an operator's certificate is needed here")
         if request.method != "GET":
             return error(400, "only GET is allowed here")
@@ -49,10 +57,11 @@ class Admin:
                 return error(404, "unknown path")
 
     def _key(self, text: str) -> Response:
-        try:
-            found = self._receipt(parse_key_id(text))
-        except RequestRefused as problem:
-            return error(400, str(problem))
+        found = self._receipt(parse_key_id(text))
         if found is None:
             return error(404, "this node has no record of that key")
         return Response(200, msgspec.json.encode(found))
+
+
+def _is_operator(uri: str) -> bool:
+    return uri.startswith(OPERATOR_PREFIX) and len(uri) > len(OPERATOR_PREFIX)

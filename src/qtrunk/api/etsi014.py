@@ -5,8 +5,10 @@
     GET, POST  /api/v1/keys/{master_SAE_ID}/dec_keys
 
 The caller's identity is the SAE in its certificate, nothing else. The path names the other SAE. Wire spellings (master,
-slave) live here only; inside we say initiator and targets. Codes are those of the standard: 200, 400, 401, 503.
-docs/etsi014.md lists how the text's gaps are read.
+slave) live here only; inside we say initiator and targets. Codes are those of the standard: 200, 400, 401, 503; an
+answer is always JSON, an error always {"message": ...}. Everything is checked before a key is asked for, so that a
+client that repeats a bad request burns none. docs/etsi014.md lists how the text's gaps are read, etsi014.json describes
+the interface for machines.
 """
 
 import base64
@@ -37,6 +39,8 @@ EXTENSION_UNSUPPORTED = "not all extension_mandatory parameters are supported"
 KEYS_NOT_FOUND = "one or more keys specified are not found on KME"
 KEY_IDS_MAX = 128
 EXTENSIONS_MAX = 64
+SUSPICIOUS_KEY_BITS = 128
+"""Some boxes count key sizes in octets; a request for keys shorter than this is logged loudly."""
 
 
 class KeyRequest(msgspec.Struct, frozen=True):
@@ -73,6 +77,8 @@ class Etsi014:
         not_found_status: int = 400,
     ) -> None:
         """`is_strict` refuses an empty additional_slave_SAE_IDs; `not_found_status` 404 suits some clients."""
+        if not_found_status not in (400, 404):
+            raise ValueError(f"not_found_status {not_found_status}: 400 as in the standard, or 404")
         self._supply = supply
         self._sae_of = sae_of
         self._is_strict = is_strict
@@ -107,7 +113,8 @@ class Etsi014:
         match request.segments:
             case ("api", "v1", "keys", other, "status"):
                 self._only(request, "GET")
-                return _json(_status(caller, parse_sae_id(other), self._supply.status(caller, parse_sae_id(other))))
+                _known_parameters(request)
+                return self._status(caller, parse_sae_id(other))
             case ("api", "v1", "keys", other, "enc_keys"):
                 self._only(request, "GET", "POST")
                 return await self._enc_keys(caller, parse_sae_id(other), request)
@@ -121,6 +128,12 @@ class Etsi014:
     def _only(request: Request, *methods: str) -> None:
         if request.method not in methods:
             raise RequestRefused(f"method {request.method} is not allowed here; use {' or '.join(methods)}")
+
+    def _status(self, caller: SaeId, slave: SaeId) -> Response:
+        if caller == slave:
+            raise RequestRefused("slave SAE ID: the calling SAE cannot be its own slave")
+        status = self._supply.status(caller, slave)
+        return Response(200, msgspec.json.encode(_status(caller, slave, status)))
 
     # ── Get key ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -136,17 +149,22 @@ class Etsi014:
             raise RequestRefused(NOT_MULTIPLE_OF_8)
         if not limits.key_bits_min <= size <= limits.key_bits_max:
             raise RequestRefused(f"size: from {limits.key_bits_min} to {limits.key_bits_max} bits")
-        if size < 128:
+        if size < SUSPICIOUS_KEY_BITS:
             log.warning("014: SAE %s asks for keys of %d bits; is its size in octets?", caller, size)
         targets = [slave, *self._additional(wanted, limits)]
         if caller in targets:
             raise RequestRefused("slave SAE IDs: the calling SAE cannot be its own slave")
         if len(set(targets)) != len(targets):
             raise RequestRefused("additional_slave_SAE_IDs: each slave SAE once")
-        return _container(await self._supply.initiate(caller, targets, number, size))
+        try:
+            return _container(await self._supply.initiate(caller, targets, number, size))
+        except KeyNotFound as problem:
+            # The standard's message for an unknown key ID would puzzle a caller that named none.
+            raise KeyExhausted(f"the keys were given up before they were ready: {problem}") from problem
 
     def _key_request(self, request: Request) -> KeyRequest:
         if request.method == "POST":
+            _known_parameters(request)
             return _decode(request.body, KeyRequest)
         _known_parameters(request, "number", "size")
         return KeyRequest(number=_integer(request, "number"), size=_integer(request, "size"))
@@ -176,6 +194,7 @@ class Etsi014:
             if "key_ID" not in request.query:
                 raise RequestRefused("key_ID: is missing")
             return [parse_key_id(request.query["key_ID"])]
+        _known_parameters(request)
         entries = _decode(request.body, KeyIds).key_IDs
         if not 1 <= len(entries) <= KEY_IDS_MAX:
             raise RequestRefused(f"key_IDs: from 1 to {KEY_IDS_MAX}")
@@ -183,13 +202,12 @@ class Etsi014:
 
 
 def _refuse_mandatory_extensions(wanted: KeyRequest) -> None:
-    """We have no extensions, so every mandatory one is refused and optional ones are ignored."""
+    """We have no extensions: who insists on one, even on one without a name, is refused; optional ones are ignored."""
     for entries in (wanted.extension_mandatory, wanted.extension_optional):
         if len(entries or []) > EXTENSIONS_MAX:
             raise RequestRefused(f"extensions: at most {EXTENSIONS_MAX}")
-    names = [str(name) for entry in wanted.extension_mandatory or [] for name in entry]
-    if names:
-        raise _ExtensionRefusedError(names)
+    if wanted.extension_mandatory:
+        raise _ExtensionRefusedError([name for entry in wanted.extension_mandatory for name in entry])
 
 
 class _ExtensionRefusedError(RequestRefused):
@@ -203,13 +221,9 @@ class _ExtensionRefusedError(RequestRefused):
 def _decode(body: bytes, kind: type[T]) -> T:
     """A JSON body of any content type; an empty one is an empty object."""
     try:
-        return msgspec.json.decode(body or b"{}", type=kind)
+        return msgspec.json.decode(body.strip() or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise RequestRefused(f"body: {problem}") from problem
-
-
-def _json(value: object) -> Response:
-    return Response(200, msgspec.json.encode(value))
 
 
 def _status(master: SaeId, slave: SaeId, status: SupplyStatus) -> dict[str, object]:
@@ -231,21 +245,24 @@ def _status(master: SaeId, slave: SaeId, status: SupplyStatus) -> dict[str, obje
 
 def _container(keys: Sequence[SuppliedKey]) -> Response:
     """A key container, built in one buffer that is wiped after sending; the keys' own octets are wiped here."""
-    body = bytearray(b'{"keys":[')
+    parts = [b'{"keys":[']
     for index, key in enumerate(keys):
-        body += b"," if index else b""
-        body += b'{"key_ID":"' + key.key_id.encode() + b'","key":"' + base64.b64encode(key.material.reveal()) + b'"}'
+        parts.append(b'%s{"key_ID":"%s","key":"' % (b"," if index else b"", key.key_id.encode()))
+        parts.append(base64.b64encode(key.material.reveal()))
+        parts.append(b'"}')
         key.material.wipe()
-    body += b"]}"
-    return Response(200, body)
+    parts.append(b"]}")
+    return Response(200, bytearray().join(parts))
 
 
 def _known_parameters(request: Request, *names: str) -> None:
+    """What would be ignored is refused: it could be the number of keys, or SAEs that must get them, too."""
     unknown = [name for name in request.query if name not in names]
     if unknown:
-        raise RequestRefused(
-            f"query parameter {unknown[0][:40]!r}: only {', '.join(names)} with GET; use POST for more"
-        )
+        allowed = f"only {', '.join(names)}; use POST for more" if names else "none is allowed here"
+        raise RequestRefused(f"query parameter {unknown[0][:40]!r}: {allowed}")
+    if request.method == "GET" and request.body:
+        raise RequestRefused("body: GET has none; use POST")
 
 
 def _integer(request: Request, name: str) -> int | None:

@@ -1,46 +1,56 @@
 """A small HTTPS server for the key interfaces: HTTP/1.1 over TLS with certificates on both sides.
 
 Ours because the mainstream servers do not hand the client's certificate to the application (docs/decisions/0002): an
-asyncio protocol with httptools for parsing and the standard TLS. Everything is bounded: connections, request line,
-headers, body, and the time a client may take for a request. Requests of a connection are answered in order.
+asyncio protocol with httptools for parsing and the standard TLS. Everything is bounded (`Limits`): connections, request
+target, headers, body, pipelined requests, and the time a client may take to ask or to read. Requests of a connection
+are answered in order; what cannot be understood is answered with 400 and the connection closed. Buffers that held key
+are wiped as soon as the transport has let go of them; nothing of a request or an answer is ever logged.
 """
 
 import asyncio
-import hashlib
+import logging
 import ssl
+import time
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from email.utils import formatdate
 from typing import cast
 from urllib.parse import unquote_to_bytes
 
 import httptools
 import msgspec
-from cryptography import x509
-from cryptography.x509.oid import NameOID
 
-TARGET_OCTETS_MAX = 4096
-HEADER_OCTETS_MAX = 16 << 10
-BODY_OCTETS_MAX = 64 << 10
-CONNECTIONS_MAX = 2048
-REQUEST_TIMEOUT_S = 20.0
-"""From the first octet of a request (or the last answer, for idle connections ten times that) to its end."""
-IDLE_TIMEOUT_S = 200.0
-PENDING_MAX = 32
-"""Pipelined requests of one connection that may wait."""
-STOP_GRACE_S = 2.0
+from qtrunk.api.tls import PeerIdentity as PeerIdentity
+from qtrunk.api.tls import client_context as client_context
+from qtrunk.api.tls import identity_of as identity_of
+from qtrunk.api.tls import server_context as server_context
+
+log = logging.getLogger(__name__)
 
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 503: "Service Unavailable"}
 
 
-@dataclass(frozen=True, slots=True)
-class PeerIdentity:
-    """Who the client's certificate says it is: names in the order of trust, and the certificate's SHA-256."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one client, and all of them together, may take."""
 
-    candidates: tuple[str, ...]
-    """URI subject alternative names (of `urn:…:kind:ID` also the bare ID), DNS names, common name."""
-    uris: tuple[str, ...]
-    fingerprint: str
+    connections_max: int = 2048
+    target_octets_max: int = 4096
+    header_octets_max: int = 16 << 10
+    body_octets_max: int = 64 << 10
+    message_octets_max: int = 512 << 10
+    """A whole request as it travels, so that endless headers, trailers or chunk extensions end, too."""
+    pipelined_max: int = 128
+    handshake_s: float = 10.0
+    request_s: float = 20.0
+    """From the first octet of a request (of a connection, for its first request) to the last."""
+    idle_s: float = 200.0
+    """Between requests."""
+    reading_s: float = 20.0
+    """For a client to take an answer off us."""
+    stop_s: float = 2.0
+    """For requests under way when the server stops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,78 +82,67 @@ def error(status: int, message: str, headers: dict[str, str] | None = None, **de
     return Response(status, body, headers or {})
 
 
-def server_context(
-    certificate: Path,
-    private_key: Path,
-    ca_certificate: Path,
-    minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
-) -> ssl.SSLContext:
-    """TLS for a server that refuses clients without a certificate of the CA. The standard allows TLS 1.2; we ask for
-    1.3.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = minimum_version
-    context.load_cert_chain(certificate, private_key)
-    context.load_verify_locations(ca_certificate)
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def client_context(certificate: Path, private_key: Path, ca_certificate: Path) -> ssl.SSLContext:
-    """TLS for a client that shows a certificate and checks the server's, host name included."""
-    context = ssl.create_default_context(cafile=str(ca_certificate))
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(certificate, private_key)
-    return context
-
-
-def identity_of(der: bytes) -> PeerIdentity:
-    """Names in a certificate that TLS has verified."""
-    certificate = x509.load_der_x509_certificate(der)
-    uris: list[str] = []
-    dns: list[str] = []
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-        dns = names.get_values_for_type(x509.DNSName)
-    except x509.ExtensionNotFound:
-        pass
-    common = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    bare = [uri.rsplit(":sae:", 1)[1] for uri in uris if ":sae:" in uri]
-    return PeerIdentity(
-        candidates=(*bare, *uris, *dns, *common),
-        uris=tuple(uris),
-        fingerprint=hashlib.sha256(der).hexdigest(),
-    )
-
-
 class HttpsServer:
     """Listens and hands requests to one handler."""
 
-    def __init__(self, handler: Handler, context: ssl.SSLContext) -> None:
+    def __init__(self, handler: Handler, context: ssl.SSLContext, limits: Limits | None = None) -> None:
         self.handler = handler
+        self.limits = limits or Limits()
+        self.connections: set[_Connection] = set()
+        self.date = ""
         self._context = context
         self._server: asyncio.Server | None = None
-        self.connections: set[_Connection] = set()
+        self._sweeping: asyncio.TimerHandle | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port (for port 0: the one that was chosen)."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), host, port, ssl=self._context, backlog=512)
+        self._server = await loop.create_server(
+            lambda: _Connection(self),
+            host,
+            port,
+            ssl=self._context,
+            backlog=512,
+            ssl_handshake_timeout=self.limits.handshake_s,
+            ssl_shutdown_timeout=self.limits.handshake_s,
+        )
+        self._sweep()
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """No new connections; requests that are under way are answered, for a short while."""
+        loop = asyncio.get_running_loop()
         if self._server is not None:
             self._server.close()
-        deadline = asyncio.get_running_loop().time() + STOP_GRACE_S
+        deadline_s = loop.time() + self.limits.stop_s
         for connection in list(self.connections):
             connection.finish()
-        while self.connections and asyncio.get_running_loop().time() < deadline:
+        while self.connections and loop.time() < deadline_s:
             await asyncio.sleep(0.01)
         for connection in list(self.connections):
             connection.abort()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+
+    def _sweep(self) -> None:
+        """Once a second, or oftener with short limits: one timer for all connections costs a request nothing."""
+        loop = asyncio.get_running_loop()
+        now_unix_s = time.time()
+        self.date = formatdate(now_unix_s, usegmt=True)
+        for connection in list(self.connections):
+            connection.check(loop.time(), now_unix_s)
+        period_s = min(1.0, self.limits.request_s / 4, self.limits.idle_s / 4)
+        self._sweeping = loop.call_later(period_s, self._sweep)
+
+
+@dataclass(slots=True)
+class _Turn:
+    """A request, or the answer to one that is broken, waiting for its turn."""
+
+    what: Request | Response
+    is_head: bool
+    is_old: bool
+    """HTTP/1.0: must be told that the connection stays."""
 
 
 class _Connection(asyncio.Protocol):
@@ -151,66 +150,80 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, server: HttpsServer) -> None:
         self._server = server
+        self._limits = server.limits
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._identity: PeerIdentity | None = None
         self._target = b""
         self._header_octets = 0
+        self._hosts = 0
         self._body = bytearray()
-        self._body_octets = 0
-        self._pending: list[Request | Response] = []
-        self._worker: asyncio.Task[None] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_closing = False
+        self._message_octets = 0
         self._expects = False
+        self._is_receiving = False
+        self._deadline_s = 0.0
+        self._turns: list[_Turn] = []
+        self._worker: asyncio.Task[None] | None = None
+        self._is_closing = False
+        self._is_gone = False
         self._resume = asyncio.Event()
         self._resume.set()
+        self._unwiped: list[bytearray] = []
 
     # ── transport ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's TLS transport is an asyncio.Transport in all but name.
         self._transport = transport = cast("asyncio.Transport", transport)
-        if len(self._server.connections) >= CONNECTIONS_MAX:
+        der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        try:
+            self._identity = identity_of(der) if der else None
+        except ValueError:
+            # TLS took it, the stricter parser does not: then nobody knows who this is.
+            self._identity = None
+        if self._identity is None or len(self._server.connections) >= self._limits.connections_max:
+            self._is_closing = True
             transport.abort()
             return
         self._server.connections.add(self)
-        der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        if not der:
-            transport.abort()
-            return
-        try:
-            self._identity = identity_of(der)
-        except ValueError:
-            # TLS took it, the stricter parser does not: then nobody knows who this is.
-            transport.abort()
-            return
-        self._arm(REQUEST_TIMEOUT_S)
+        self._deadline_s = self._loop.time() + self._limits.request_s
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._is_closing = True
+        self._is_closing = self._is_gone = True
+        # Nobody is there to take answers: spend no key on requests that still wait.
+        self._turns.clear()
         self._resume.set()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._wipe()
 
     def pause_writing(self) -> None:
         self._resume.clear()
 
     def resume_writing(self) -> None:
         self._resume.set()
+        self._wipe()
 
     def data_received(self, data: bytes) -> None:
         if self._is_closing:
             return
+        self._message_octets += len(data)
+        if self._message_octets > self._limits.message_octets_max:
+            self._refuse(f"request: at most {self._limits.message_octets_max} octets")
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse("upgrades are not supported")
-        except (httptools.HttpParserError, _RefusedError) as problem:
-            cause = problem.__context__ if isinstance(problem.__context__, _RefusedError) else problem
-            self._refuse(str(cause) if isinstance(cause, _RefusedError) else "not a valid HTTP/1.1 request")
+            # The request itself is answered like any other; what follows it is another protocol.
+            self._is_closing = True
+        except httptools.HttpParserCallbackError as problem:
+            if not isinstance(problem.__context__, _RefusedError):
+                raise
+            self._refuse(str(problem.__context__))
+        except httptools.HttpParserError:
+            # Also what follows a request that asked to close; that one is not answered at all.
+            if not self._is_closing:
+                self._refuse("not a valid HTTP/1.1 request")
 
     def eof_received(self) -> bool:
         return False
@@ -226,99 +239,160 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _arm(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self.abort)
+    def check(self, now_s: float, now_unix_s: float) -> None:
+        """Close if the client is too slow or its certificate has expired; never while a request is being answered."""
+        if self._worker is None and now_s > self._deadline_s:
+            self.abort()
+        elif self._identity is not None and now_unix_s > self._identity.expires_unix_s:
+            self.finish()
 
     # ── parser ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
         self._target = b""
-        self._header_octets = self._body_octets = 0
+        self._header_octets = self._hosts = self._message_octets = 0
         self._body = bytearray()
         self._expects = False
-        self._arm(REQUEST_TIMEOUT_S)
+        self._is_receiving = True
+        self._deadline_s = self._loop.time() + self._limits.request_s
 
     def on_url(self, part: bytes) -> None:
         self._target += part
-        if len(self._target) > TARGET_OCTETS_MAX:
-            raise _RefusedError(f"request target: at most {TARGET_OCTETS_MAX} octets")
+        if len(self._target) > self._limits.target_octets_max:
+            raise _RefusedError(f"request target: at most {self._limits.target_octets_max} octets")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._header_octets += len(name) + len(value)
-        if self._header_octets > HEADER_OCTETS_MAX:
-            raise _RefusedError(f"headers: at most {HEADER_OCTETS_MAX} octets")
-        if name.lower() == b"expect" and value.lower() == b"100-continue":
-            self._expects = True
+        if self._header_octets > self._limits.header_octets_max:
+            raise _RefusedError(f"headers: at most {self._limits.header_octets_max} octets")
+        match name.lower():
+            case b"host":
+                self._hosts += 1
+            case b"expect":
+                self._expects = value.lower() == b"100-continue"
+            case b"content-length" if value.isdigit() and int(value) > self._limits.body_octets_max:
+                raise self._too_long()
 
     def on_headers_complete(self) -> None:
-        if self._expects and self._transport is not None:
+        if self._hosts != 1 and self._parser.get_http_version() == "1.1":
+            raise _RefusedError("header Host: exactly one is needed")
+        # Behind other requests there is nothing to say yet; the client sends its body anyway, a little later.
+        if self._expects and self._worker is None and self._transport is not None:
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
-        self._body_octets += len(part)
-        if self._body_octets > BODY_OCTETS_MAX:
-            raise _RefusedError(f"body: at most {BODY_OCTETS_MAX} octets")
+        if len(self._body) + len(part) > self._limits.body_octets_max:
+            raise self._too_long()
         self._body += part
 
     def on_message_complete(self) -> None:
         assert self._identity is not None
-        if not self._parser.should_keep_alive():
+        self._is_receiving = False
+        self._message_octets = 0
+        if len(self._turns) >= self._limits.pipelined_max:
+            raise _RefusedError(f"pipelining: at most {self._limits.pipelined_max} requests may wait")
+        keeps = self._parser.should_keep_alive()
+        is_old = keeps and self._parser.get_http_version() == "1.0"
+        method = self._parser.get_method().decode()
+        self._enqueue(_Turn(self._request(method, self._identity), method == "HEAD", is_old))
+        if not keeps:
             self._is_closing = True
-        self._enqueue(self._request(self._identity))
 
-    def _request(self, identity: PeerIdentity) -> Request | Response:
+    def _too_long(self) -> "_RefusedError":
+        return _RefusedError(f"body: at most {self._limits.body_octets_max} octets")
+
+    def _request(self, method: str, identity: PeerIdentity) -> Request | Response:
         try:
             url = httptools.parse_url(self._target)
             segments = tuple(_decoded(part) for part in (url.path or b"").split(b"/")[1:])
             query = _query(url.query or b"")
+        except UnicodeDecodeError:
+            return error(400, "request target: UTF-8 is needed")
         except (httptools.HttpParserInvalidURLError, ValueError) as problem:
             return error(400, f"request target: {problem}")
-        return Request(self._parser.get_method().decode(), segments, query, bytes(self._body), identity)
+        return Request(method, segments, query, bytes(self._body), identity)
 
-    def _enqueue(self, item: Request | Response) -> None:
-        if len(self._pending) >= PENDING_MAX:
-            self.abort()
-            return
-        self._pending.append(item)
+    # ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _enqueue(self, turn: _Turn) -> None:
+        self._turns.append(turn)
         if self._worker is None:
             self._worker = self._loop.create_task(self._work())
 
     def _refuse(self, message: str) -> None:
         """Answer a broken request and close: nothing after it on this connection can be understood."""
         self._is_closing = True
-        self._enqueue(error(400, message))
+        self._enqueue(_Turn(error(400, message), is_head=False, is_old=False))
 
     async def _work(self) -> None:
         try:
-            while self._pending:
-                item = self._pending.pop(0)
-                if self._timer is not None:
-                    self._timer.cancel()
-                response = item if isinstance(item, Response) else await self._server.handler(item)
-                await self._resume.wait()
-                self._send(response, closes=self._is_closing and not self._pending)
+            while self._turns:
+                turn = self._turns.pop(0)
+                response = turn.what if isinstance(turn.what, Response) else await self._answer(turn.what)
+                self._send(response, turn)
+                await self._until_taken()
         finally:
             self._worker = None
         if self._is_closing and self._transport is not None:
             self._transport.close()
-        else:
-            self._arm(IDLE_TIMEOUT_S)
+        elif not self._is_receiving:
+            self._deadline_s = self._loop.time() + self._limits.idle_s
 
-    def _send(self, response: Response, *, closes: bool) -> None:
-        if self._transport is None or self._transport.is_closing():
+    async def _answer(self, request: Request) -> Response:
+        try:
+            return await self._server.handler(request)
+        except Exception as problem:  # noqa: BLE001 (one broken request must not take the others' server away)
+            # Where, not what: the text of an error that nobody foresaw could hold anything.
+            place = traceback.extract_tb(problem.__traceback__)[-1]
+            log.error("https: %s in %s:%s", type(problem).__name__, place.filename, place.lineno)  # noqa: TRY400
+            self._is_closing = True
+            return error(503, "the key manager failed at this request; its log says where", {"Retry-After": "5"})
+
+    async def _until_taken(self) -> None:
+        """Wait for a client that does not read, but not for ever."""
+        if self._resume.is_set():
             return
-        head = [f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Error')}"]
-        head.append("Content-Type: application/json")
-        head.append(f"Content-Length: {len(response.body)}")
-        head.append("Cache-Control: no-store")
-        head += [f"{name}: {value}" for name, value in response.headers.items()]
-        if closes:
-            head.append("Connection: close")
-        self._transport.write("\r\n".join([*head, "", ""]).encode() + bytes(response.body))
+        try:
+            async with asyncio.timeout(self._limits.reading_s):
+                await self._resume.wait()
+        except TimeoutError:
+            self.abort()
+
+    def _send(self, response: Response, turn: _Turn) -> None:
+        has_key = isinstance(response.body, bytearray)
+        if self._transport is not None and not self._is_gone:
+            octets = bytearray().join((self._head(response, turn), b"" if turn.is_head else response.body))
+            self._transport.write(octets)
+            if has_key:
+                self._unwiped.append(octets)
+                self._wipe()
         if isinstance(response.body, bytearray):
             response.body[:] = bytes(len(response.body))
+
+    def _head(self, response: Response, turn: _Turn) -> bytes:
+        head = (
+            f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Error')}\r\n"
+            f"Date: {self._server.date}\r\n"
+            "Content-Type: application/json\r\n"
+            f"Content-Length: {len(response.body)}\r\n"
+            "Cache-Control: no-store\r\n"
+        )
+        for name, value in response.headers.items():
+            head += f"{name}: {value}\r\n"
+        if self._is_closing and not self._turns:
+            head += "Connection: close\r\n"
+        elif turn.is_old:
+            head += "Connection: keep-alive\r\n"
+        return f"{head}\r\n".encode()
+
+    def _wipe(self) -> None:
+        """Overwrite what was sent, once the transport holds none of it any more."""
+        if not self._unwiped or self._transport is None:
+            return
+        if self._is_gone or self._transport.get_write_buffer_size() == 0:
+            for octets in self._unwiped:
+                octets[:] = bytes(len(octets))
+            self._unwiped.clear()
 
 
 class _RefusedError(Exception):
@@ -326,7 +400,7 @@ class _RefusedError(Exception):
 
 
 def _decoded(part: bytes) -> str:
-    text = unquote_to_bytes(part).decode()
+    text = (unquote_to_bytes(part) if b"%" in part else part).decode()
     if "\x00" in text:
         raise ValueError("a NUL octet is not allowed")
     return text

@@ -1,0 +1,105 @@
+"""TLS for the key interfaces, and who a certificate says its holder is.
+
+Both sides show a certificate of the network's CA and check the other's. GS QKD 014 leaves open where an SAE ID or KME
+ID sits in a certificate, and the boxes in the field look in different places; so ours carry it in the common name and
+in a URI subject alternative name, and we read either. A URI name `urn:NAMESPACE:ROLE:ID` with the role `sae`, `kme` or
+`operator` is binding: where there is one, no other name of the certificate is believed.
+"""
+
+import hashlib
+import re
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+# Only these matter where TLS 1.2 is permitted: every session key is fresh and every record authenticated.
+_TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_ROLE_NAME = re.compile(r"urn:[A-Za-z0-9-]+:(sae|kme|operator):(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerIdentity:
+    """Who the client's certificate says it is."""
+
+    candidates: tuple[str, ...]
+    """SAE IDs that the certificate may stand for, the most telling first. A name `urn:…:sae:ID` settles it; one of
+    another role (`urn:…:kme:ID`, `urn:…:operator:ID`) says that it is no SAE; else URI, DNS and common names."""
+    uris: tuple[str, ...]
+    fingerprint: str
+    """SHA-256 of the certificate, for registries that pin certificates instead of names."""
+    expires_unix_s: float
+
+
+def server_context(
+    certificate: Path,
+    private_key: Path,
+    ca_certificate: Path,
+    minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> ssl.SSLContext:
+    """TLS for a server that refuses clients without a certificate of the CA.
+
+    The standard allows TLS 1.2; we ask for 1.3 unless `minimum_version` says otherwise, for boxes that know no better.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = minimum_version
+    context.set_ciphers(_TLS12_CIPHERS)
+    # A resumed session would not show its certificate again; clients keep their connections instead.
+    context.num_tickets = 0
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.load_cert_chain(certificate, private_key)
+    context.load_verify_locations(ca_certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def client_context(
+    certificate: Path,
+    private_key: Path,
+    ca_certificate: Path,
+    minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> ssl.SSLContext:
+    """TLS for a client that shows a certificate and checks the server's, host name included."""
+    context = ssl.create_default_context(cafile=str(ca_certificate))
+    context.minimum_version = minimum_version
+    context.set_ciphers(_TLS12_CIPHERS)
+    context.load_cert_chain(certificate, private_key)
+    return context
+
+
+def identity_of(der: bytes) -> PeerIdentity:
+    """Names in a client certificate that TLS has verified; ValueError where it cannot be parsed."""
+    certificate = x509.load_der_x509_certificate(der)
+    uris, dns, common = _names(certificate)
+    roles = [found.groups() for found in map(_ROLE_NAME.fullmatch, uris) if found]
+    candidates = [name for role, name in roles if role == "sae"] if roles else [*uris, *dns, *common]
+    return PeerIdentity(
+        candidates=tuple(candidates),
+        uris=tuple(uris),
+        fingerprint=hashlib.sha256(der).hexdigest(),
+        expires_unix_s=certificate.not_valid_after_utc.timestamp(),
+    )
+
+
+def kme_ids_of(der: bytes) -> set[str]:
+    """KME IDs that a server certificate stands for: those in `urn:…:kme:ID`, else its common names; maybe none."""
+    try:
+        uris, _, common = _names(x509.load_der_x509_certificate(der))
+    except ValueError:
+        return set()
+    roles = [found.groups() for found in map(_ROLE_NAME.fullmatch, uris) if found]
+    return {name for role, name in roles if role == "kme"} if roles else set(common)
+
+
+def _names(certificate: x509.Certificate) -> tuple[list[str], list[str], list[str]]:
+    """URI names, DNS names, common names."""
+    common = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return [], [], common
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    return uris, names.get_values_for_type(x509.DNSName), common
