@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qtrunk.base.errors import KeyExhausted, KeyNotFound, SealedFileError
+from qtrunk.base.errors import KeyExhausted, KeyNotFound, SealedFileError, StoreError
 from qtrunk.base.ids import KeyId, SaeId
 from qtrunk.base.ports import SuppliedKey, SupplyStatus
 from qtrunk.base.secret import Secret
@@ -279,10 +279,38 @@ def test_a_key_locker_keeps_nothing_in_clear(tmp_path):
     locker = KeyLocker(tmp_path / "locker")
     material = os.urandom(32)
     key_id = KeyId("7a8a2fd6-2d2c-4a0e-8f0a-3d1f5f0b9c11")
-    assert locker.get([key_id]) is None
+    assert locker.missing([key_id]) == [key_id]
     locker.put([SuppliedKey(key_id=key_id, material=Secret(material))])
     assert all(material not in path.read_bytes() for path in (tmp_path / "locker").iterdir())
     (found,) = KeyLocker(tmp_path / "locker").get([key_id])
     assert bytes(found.material.reveal()) == material
     locker.forget([key_id])
-    assert locker.get([key_id]) is None
+    assert locker.missing([key_id]) == [key_id]
+
+
+def test_keys_that_came_before_a_failure_are_not_fetched_again_nor_lost(desk):
+    desk.network.pool_bits = 100_000_000
+    octets = os.urandom(200_000)
+    desk.seal(octets, otp=True)
+    give, calls = desk.network.get_keys_with_ids, []
+
+    def failing(peer, key_ids):
+        calls.append(len(key_ids))
+        if len(calls) == 2:
+            raise KeyExhausted("the node went away", 1)
+        return give(peer, key_ids)
+
+    desk.network.get_keys_with_ids = failing
+    with pytest.raises(KeyExhausted):
+        desk.open()
+    assert desk.open() == octets
+    assert calls[0] == files.BATCH_KEYS
+    assert sum(calls) == 196 + calls[1]
+
+
+def test_a_locker_that_cannot_be_written_costs_no_key(desk):
+    desk.seal(b"x" * 5000)
+    (desk.directory / "locker").write_text("in the way")
+    with pytest.raises(StoreError, match="no key was fetched"):
+        desk.open()
+    assert desk.network.waiting

@@ -21,6 +21,7 @@ from qtrunk.gateway.keylocker import KeyLocker
 
 SUFFIX = ".qsealed"
 FETCH_PATIENCE_S = 30.0
+BATCH_KEYS = 64
 Say = Callable[[str], None]
 
 
@@ -96,10 +97,7 @@ def open_file(
         target = output or _opened_name(path)
         _check_body(path, header)
         with _published(path, target, _size(path), force=force) as sink:
-            found = locker.get(header.key_ids)
-            if found is None:
-                found = keys.get_keys_with_ids(header.initiator, header.key_ids)
-                locker.put(found)
+            found = _collect(keys, header, locker)
             if header.mode == sealedfile.AES_GCM:
                 sealedfile.open_(source, sink, header, found[0].material)
             else:
@@ -109,6 +107,16 @@ def open_file(
         for key in found:
             key.material.wipe()
         return target
+
+
+def _collect(keys: KeySource, header: sealedfile.Opened, locker: KeyLocker) -> list[SuppliedKey]:
+    """The file's keys, all of them in the locker: what came is never lost, even if a later batch does not come."""
+    missing = locker.missing(header.key_ids)
+    if missing:
+        locker.prepare(len(missing))
+    for at in range(0, len(missing), BATCH_KEYS):
+        locker.put(keys.get_keys_with_ids(header.initiator, missing[at : at + BATCH_KEYS]))
+    return locker.get(header.key_ids)
 
 
 def _check_body(path: Path, header: sealedfile.Opened) -> None:

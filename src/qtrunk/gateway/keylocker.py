@@ -7,6 +7,7 @@ file it belongs to has opened. So a forged copy that uses up the key at the KME 
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -18,6 +19,8 @@ from qtrunk.base.ports import SuppliedKey
 from qtrunk.base.secret import Secret
 
 _NONCE_OCTETS = 12
+ENTRY_OCTETS_MAX = 4096
+"""What one key may take on the disk, file system included."""
 
 
 class KeyLocker:
@@ -25,6 +28,18 @@ class KeyLocker:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+
+    def prepare(self, count: int) -> None:
+        """Make sure that `count` keys can be written here, before they are fetched; StoreError if not."""
+        try:
+            self._locker_key()
+            probe = self._directory / "probe"
+            _write(probe, bytes(count * ENTRY_OCTETS_MAX))
+            probe.unlink()
+        except OSError as error:
+            with suppress(OSError):
+                (self._directory / "probe.part").unlink()
+            raise StoreError(f"key locker {self._directory}: {error.strerror}; no key was fetched") from error
 
     def put(self, keys: Sequence[SuppliedKey]) -> None:
         """Keep keys, durably."""
@@ -34,16 +49,17 @@ class KeyLocker:
                 nonce = os.urandom(_NONCE_OCTETS)
                 sealed = nonce + cipher.encrypt(nonce, key.material.reveal(), key.key_id.encode())
                 _write(self._path(key.key_id), sealed)
+                key.material.wipe()
             _sync(self._directory)
         except OSError as error:
-            raise StoreError(
-                f"key locker {self._directory}: {error.strerror}; the keys are kept in memory only"
-            ) from error
+            raise StoreError(f"key locker {self._directory}: {error.strerror}") from error
 
-    def get(self, key_ids: Sequence[KeyId]) -> list[SuppliedKey] | None:
-        """The keys with these IDs, or None unless all are here."""
-        if not all(self._path(key_id).exists() for key_id in key_ids):
-            return None
+    def missing(self, key_ids: Sequence[KeyId]) -> list[KeyId]:
+        """Those that are not here."""
+        return [key_id for key_id in key_ids if not self._path(key_id).exists()]
+
+    def get(self, key_ids: Sequence[KeyId]) -> list[SuppliedKey]:
+        """The keys with these IDs, all of which are here; StoreError for one that is damaged."""
         cipher = AESGCM(self._locker_key())
         found = []
         for key_id in key_ids:
