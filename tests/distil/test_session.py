@@ -55,6 +55,7 @@ class World:
             auth=self.ledgers[name],
             random=dice,
             now_s=lambda: self.now_s,
+            light_s=4.0,
             settings=lambda _seed, pulses, _positions: LIGHT[pulses.block].settings,
             bases=lambda _seed, pulses, _positions: LIGHT[pulses.block].detections.basis,
             make_alice=lambda pulses, settings: BlockAlice(
@@ -290,6 +291,8 @@ def test_a_silent_peer_costs_the_block_not_the_link(world):
         world.do(name, session.tick())
     assert (1, "protocol") in world.stores["alice"].destroyed
     assert (1, "protocol") in world.stores["bob"].destroyed
+    assert (2, "protocol") not in world.stores["alice"].destroyed, "its light may still come"
+    assert {name for name, _ in world.disconnects} == {"alice", "bob"}, "a silent connection is made anew"
 
 
 def test_a_paused_link_announces_nothing(world):

@@ -42,10 +42,13 @@ from qtrunk.stages import Detections, Octets, Positions, Pulses, Role, Settings
 
 BLOCK_TIMEOUT_S = 120.0
 """A block whose peer falls silent for so long is destroyed."""
+LIGHT_TIMES_MAX = 10.0
+"""Light may take so many times as long as it should (a slow machine, a block armed ahead) before it counts as lost."""
 BLOCKS_IN_DISTILLATION_MAX = 2
 """No new light is announced while so many blocks wait for distillation: memory stays bounded."""
 QUIET_CAUSES = frozenset({"channel", "device"})
 """Causes of a block's end that say nothing about its light: a cut connection, a restarted module."""
+SILENT = "the peer fell silent"
 _SESSION, _BLOCK = 0, 1
 _BLOCK_HEADER = struct.Struct(">BQ")
 
@@ -148,6 +151,8 @@ class LinkEnd:
     random: Random
     now_s: Callable[[], float]
     """Seconds of a clock that never goes back, for time-outs."""
+    light_s: float
+    """How long the light of a block takes."""
     settings: Callable[[bytes, Pulses, Positions], Settings]
     """What Alice's module sent, from the seed it was armed with."""
     bases: Callable[[bytes, Pulses, Positions], Octets]
@@ -195,6 +200,13 @@ class _Session:
         seed = self._end.random.octets(32)
         self._seeds[pulses.block] = (pulses, seed)
         return Arm(pulses, seed)
+
+    def _light_deadline_s(self) -> float:
+        return self._end.now_s() + BLOCK_TIMEOUT_S + LIGHT_TIMES_MAX * self._end.light_s
+
+    def _overdue(self) -> list[int]:
+        now_s = self._end.now_s()
+        return [block for block, deadline in self._deadline_s.items() if deadline < now_s]
 
     def _label(self, what: str) -> bytes:
         return f"qtrunk 1 session {what} {self._end.link}".encode()
@@ -252,10 +264,12 @@ class LinkAlice(_Session):
     def tick(self) -> list[SessionEffect]:
         """Time-outs, and the next block where one is due."""
         effects: list[SessionEffect] = []
-        now_s = self._end.now_s()
-        for block in [block for block, deadline in self._deadline_s.items() if deadline < now_s]:
-            effects += self._close(block, "protocol", "the peer fell silent")
-        return effects + self._announce()
+        for block in self._overdue():
+            effects += self._close(block, "protocol", SILENT)
+        if effects:
+            # A connection whose peer says nothing may be dead without knowing it: make a new one.
+            return [*effects, Disconnect(f"link {self._end.link}: {SILENT}")]
+        return self._announce()
 
     def started(self, block: int) -> list[SessionEffect]:
         """The light of a block began: the next one can be armed behind it."""
@@ -263,7 +277,9 @@ class LinkAlice(_Session):
 
     def finished(self, block: int) -> list[SessionEffect]:
         """The light of a block is over; Bob will speak."""
-        self._dark.discard(block)
+        if block in self._dark:
+            self._dark.discard(block)
+            self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
         return self._announce()
 
     def dropped(self, block: int, why: str) -> list[SessionEffect]:
@@ -282,7 +298,7 @@ class LinkAlice(_Session):
             if isinstance(message, Resolution):
                 return self._conclude(message)
             if isinstance(message, Cancel):
-                return self._close(message.block, "protocol", f"the peer cancelled: {message.why[:200]}")
+                return self._close(message.block, "device", f"the peer cancelled: {message.why[:200]}")
             raise WireError(f"Alice does not expect {type(message).__name__}")
         except QtrunkError as error:
             return [Disconnect(f"link {self._end.link}: {error}")]
@@ -368,7 +384,7 @@ class LinkAlice(_Session):
         self._next_block = block + 1
         pulses = self._end.pulses(block)
         self._dark.add(block)
-        self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
+        self._deadline_s[block] = self._light_deadline_s()
         announce = Announce(
             block=block,
             pulses=pulses.count,
@@ -439,10 +455,9 @@ class LinkBob(_Session):
     def tick(self) -> list[SessionEffect]:
         """Time-outs."""
         effects: list[SessionEffect] = []
-        now_s = self._end.now_s()
-        for block in [block for block, deadline in self._deadline_s.items() if deadline < now_s]:
-            effects += self._close(block, "protocol", "the peer fell silent")
-        return effects
+        for block in self._overdue():
+            effects += self._close(block, "protocol", SILENT)
+        return [*effects, Disconnect(f"link {self._end.link}: {SILENT}")] if effects else []
 
     def started(self, block: int) -> list[SessionEffect]:
         """The light of a block began."""
@@ -491,7 +506,7 @@ class LinkBob(_Session):
             if isinstance(message, Announce):
                 return self._announced(message)
             if isinstance(message, Cancel):
-                return self._close(message.block, "protocol", f"the peer cancelled: {message.why[:200]}")
+                return self._close(message.block, "device", f"the peer cancelled: {message.why[:200]}")
             raise WireError(f"Bob does not expect {type(message).__name__}")
         except QtrunkError as error:
             return [Disconnect(f"link {self._end.link}: {error}")]
@@ -517,7 +532,7 @@ class LinkBob(_Session):
         if not self._device:
             return [self._say(Cancel(block=message.block, why="receiver not ready"))]
         self._frames[message.block] = []
-        self._deadline_s[message.block] = self._end.now_s() + BLOCK_TIMEOUT_S
+        self._deadline_s[message.block] = self._light_deadline_s()
         return [self._arm(announced)]
 
     def _resolution(self, message: Resolve) -> list[SessionEffect]:

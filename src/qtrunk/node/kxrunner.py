@@ -19,6 +19,8 @@ from qtrunk.relay import kx
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+SILENCE_S = 15.0
+"""A neighbour whose adverts stay out so long is taken for gone; its connection is made anew."""
 _KX, _ADVERT = b"\x00", b"\x01"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
@@ -33,6 +35,7 @@ class KxRunner:
         self._alarms = alarms
         self._clock = clock
         self._channels: dict[LinkId, Channel] = {}
+        self._heard_s: dict[LinkId, float] = {}
         self._waiting: dict[str, asyncio.Future[list[SuppliedKey]]] = {}
 
     def is_up(self, link: LinkId) -> bool:
@@ -62,6 +65,7 @@ class KxRunner:
             previous.close()
             self._carry_out(self._machine.link_down(link))
         self._channels[link] = channel
+        self._heard_s[link] = self._clock.monotonic_s()
         self._carry_out(self._machine.link_up(link))
         try:
             while True:
@@ -80,6 +84,7 @@ class KxRunner:
         """Drive the machine's time-outs."""
         while True:
             await asyncio.sleep(TICK_S)
+            self._drop_silent()
             try:
                 self._carry_out(self._machine.tick())
             except StoreError as error:
@@ -92,7 +97,14 @@ class KxRunner:
         for channel in self._channels.values():
             channel.send(_ADVERT + octets)
 
+    def _drop_silent(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for link, channel in self._channels.items():
+            if now_s - self._heard_s[link] > SILENCE_S:
+                channel.close()
+
     def _receive(self, link: LinkId, octets: bytes) -> None:
+        self._heard_s[link] = self._clock.monotonic_s()
         kind, payload = octets[:1], octets[1:]
         if kind == _KX:
             self._carry_out(self._machine.receive(link, payload))

@@ -235,6 +235,7 @@ class Node:
             auth=ledger,
             random=self._random,
             now_s=self._clock.monotonic_s,
+            light_s=equipment.block_s,
             settings=alice_settings,
             bases=bob_bases,
             make_alice=make_alice,
