@@ -1,15 +1,29 @@
 """Keys that an SAE received but could not use yet.
 
 A KME gives a key once. If opening a file fails after that (the disk is full, the copy was tampered with), the key must
-not be lost with it: it waits here, sealed with AES-256-GCM under a locker key (0600, in the SAE's directory), until the
-file it belongs to has opened. So a forged copy that uses up the key at the KME does not destroy the genuine file.
+not be lost with it: it waits here until the file it belongs to has opened. So a forged copy that uses up the key at the
+KME does not destroy the genuine file. Room on the disk is taken before the KME is asked.
+
+A directory (0700) of batches (0600), each written whole or not at all:
+
+    magic, 4-octet length, key IDs (JSON list), 12-octet nonce, AES-256-GCM (materials as a msgpack list), its tag
+
+with all before the nonce as associated data, under `locker.key`. When the last batch has gone, that key is shredded
+too: what a disk may still hold of a removed batch cannot be read again. A lock file keeps two processes apart.
+
+Errors: StoreError, whenever something cannot be kept or read.
 """
 
+import fcntl
 import os
-from collections.abc import Sequence
-from contextlib import suppress
+import secrets
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -18,92 +32,213 @@ from qtrunk.base.ids import KeyId
 from qtrunk.base.ports import SuppliedKey
 from qtrunk.base.secret import Secret
 
+MAGIC = b"qtrunk locker 1\n"
 _NONCE_OCTETS = 12
-ENTRY_OCTETS_MAX = 4096
-"""What one key may take on the disk, file system included."""
+_TAG_OCTETS = 16
+_ENTRY_OCTETS = 48
+"""What a key takes beside its material: its ID in JSON, the length of the material."""
+_KEY_OCTETS = 32
+_LENGTH = struct.Struct(">I")
+_BATCH = "*.keys"
 
 
 class KeyLocker:
-    """One SAE's locker, a directory of mode 0700."""
+    """One SAE's locker. The directory need not exist."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def prepare(self, count: int) -> None:
-        """Make sure that `count` keys can be written here, before they are fetched; StoreError if not."""
-        try:
-            self._locker_key()
-            probe = self._directory / "probe"
-            _write(probe, bytes(count * ENTRY_OCTETS_MAX))
-            probe.unlink()
-        except OSError as error:
-            with suppress(OSError):
-                (self._directory / "probe.part").unlink()
-            raise StoreError(f"key locker {self._directory}: {error.strerror}; no key was fetched") from error
+    def find(self, key_ids: Sequence[KeyId]) -> dict[KeyId, SuppliedKey]:
+        """Those of the keys that are here."""
+        wanted = set(key_ids)
+        if not self._directory.exists():
+            return {}
+        with self._locked("no key was fetched"):
+            found: dict[KeyId, SuppliedKey] = {}
+            for path in self._batches():
+                if wanted & set(self._ids(path)):
+                    found |= {key.key_id: key for key in self._keys(path) if key.key_id in wanted}
+            return found
 
-    def put(self, keys: Sequence[SuppliedKey]) -> None:
-        """Keep keys, durably."""
-        try:
-            cipher = AESGCM(self._locker_key())
-            for key in keys:
-                nonce = os.urandom(_NONCE_OCTETS)
-                sealed = nonce + cipher.encrypt(nonce, key.material.reveal(), key.key_id.encode())
-                _write(self._path(key.key_id), sealed)
-                key.material.wipe()
-            _sync(self._directory)
-        except OSError as error:
-            raise StoreError(f"key locker {self._directory}: {error.strerror}") from error
-
-    def missing(self, key_ids: Sequence[KeyId]) -> list[KeyId]:
-        """Those that are not here."""
-        return [key_id for key_id in key_ids if not self._path(key_id).exists()]
-
-    def get(self, key_ids: Sequence[KeyId]) -> list[SuppliedKey]:
-        """The keys with these IDs, all of which are here; StoreError for one that is damaged."""
-        cipher = AESGCM(self._locker_key())
-        found = []
-        for key_id in key_ids:
-            octets = self._path(key_id).read_bytes()
+    def receive(
+        self, key_ids: Sequence[KeyId], material_octets: int, fetch: Callable[[], Sequence[SuppliedKey]]
+    ) -> list[SuppliedKey]:
+        """Take room for keys of so many octets in all, `fetch` them, and return them when they are safely kept."""
+        wanted = set(key_ids)
+        room = len(MAGIC) + _LENGTH.size + _NONCE_OCTETS + _TAG_OCTETS + material_octets
+        room += _ENTRY_OCTETS * (len(wanted) + 1)
+        with self._locked("no key was fetched"), self._batch(room) as write:
+            keys = [key for key in fetch() if key.key_id in wanted]
             try:
-                material = cipher.decrypt(octets[:_NONCE_OCTETS], octets[_NONCE_OCTETS:], key_id.encode())
-            except (InvalidTag, ValueError) as error:
-                raise StoreError(f"key locker {self._directory}: key {key_id} is damaged; remove its file") from error
-            found.append(SuppliedKey(key_id=key_id, material=Secret(material)))
-        return found
+                write(keys)
+            except OSError as error:
+                raise StoreError(
+                    f"key locker {self._directory}: {error.strerror} for {len(keys)} keys that had come; "
+                    "they are lost, have the file sealed again"
+                ) from error
+        missing = wanted - {key.key_id for key in keys}
+        if missing:
+            raise StoreError(f"the key manager did not give key {min(missing)}, though it said that it gives all")
+        return keys
 
     def forget(self, key_ids: Sequence[KeyId]) -> None:
-        """The file has opened: overwrite and remove its keys."""
-        for key_id in key_ids:
-            path = self._path(key_id)
-            if path.exists():
-                with path.open("r+b") as out:
-                    out.write(bytes(path.stat().st_size))
+        """The file has opened: its keys are of no more use."""
+        unwanted = set(key_ids)
+        if not self._directory.exists():
+            return
+        with self._locked("used keys may still lie there"):
+            for path in self._batches():
+                ids = set(self._ids(path))
+                if ids <= unwanted:
+                    _shred(path)
+                elif ids & unwanted:
+                    others = [key for key in self._keys(path) if key.key_id not in unwanted]
+                    with self._batch(path.stat().st_size) as write:
+                        write(others)
+                    _shred(path)
+            self._close_if_empty()
+
+    def purge(self, received_before_unix_s: float) -> list[KeyId]:
+        """Shred what was received before then, for whoever gave up on its files; the IDs of those keys."""
+        purged: list[KeyId] = []
+        if not self._directory.exists():
+            return purged
+        with self._locked("old keys may still lie there"):
+            for path in self._batches():
+                if path.stat().st_mtime < received_before_unix_s:
+                    purged += self._ids(path)
+                    _shred(path)
+            self._close_if_empty()
+        return purged
+
+    # ── batches ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _batches(self) -> list[Path]:
+        return sorted(self._directory.glob(_BATCH))
+
+    def _ids(self, path: Path) -> list[KeyId]:
+        return _parsed(path, path.read_bytes())[0]
+
+    def _keys(self, path: Path) -> list[SuppliedKey]:
+        ids, head, sealed = _parsed(path, path.read_bytes())
+        try:
+            plain = self._cipher().decrypt(sealed[:_NONCE_OCTETS], sealed[_NONCE_OCTETS:], head)
+        except (InvalidTag, ValueError):
+            _refuse(path)
+        materials = msgspec.msgpack.decode(plain, type=list[bytearray])
+        keys = [SuppliedKey(key_id=key_id, material=Secret(m)) for key_id, m in zip(ids, materials, strict=True)]
+        for material in materials:
+            material[:] = bytes(len(material))
+        return keys
+
+    @contextmanager
+    def _batch(self, room: int) -> Iterator[Callable[[Sequence[SuppliedKey]], None]]:
+        """A new batch with its room taken; it is there once it has been written, and never in part."""
+        cipher = self._cipher()
+        name = secrets.token_hex(8)
+        part = self._directory / f"{name}.part"
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as out:
+                os.posix_fallocate(descriptor, 0, room)
+
+                def write(keys: Sequence[SuppliedKey]) -> None:
+                    if not keys:
+                        return
+                    out.write(_batch_octets(cipher, keys))
                     out.flush()
-                    os.fsync(out.fileno())
-                path.unlink()
+                    os.ftruncate(descriptor, out.tell())
+                    os.fsync(descriptor)
+                    part.replace(part.with_suffix(".keys"))
+                    _sync(self._directory)
 
-    def _path(self, key_id: KeyId) -> Path:
-        return self._directory / f"{key_id}.key"
+                yield write
+        finally:
+            part.unlink(missing_ok=True)
 
-    def _locker_key(self) -> bytes:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # ── directory, lock, locker key ─────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _locked(self, outcome: str) -> Iterator[None]:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                for left in self._directory.glob("*.part"):
+                    # Of a process that was killed: under the lock there is no other.
+                    left.unlink()
+                yield
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StoreError(
+                f"key locker {self._directory}: {error.strerror}; {outcome}. Make room or correct its permissions"
+            ) from error
+
+    def _cipher(self) -> AESGCM:
         path = self._directory / "locker.key"
-        if not path.exists():
-            _write(path, AESGCM.generate_key(256))
-            _sync(self._directory)
-        return path.read_bytes()
+        if path.exists():
+            octets = path.read_bytes()
+            if len(octets) != _KEY_OCTETS:
+                _refuse(path)
+            return AESGCM(octets)
+        if self._batches():
+            raise StoreError(
+                f"key locker {self._directory}: locker.key is gone, and with it the keys here; remove {_BATCH}"
+            )
+        octets = AESGCM.generate_key(8 * _KEY_OCTETS)
+        part = path.with_suffix(".part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(octets)
+            out.flush()
+            os.fsync(out.fileno())
+        part.replace(path)
+        _sync(self._directory)
+        return AESGCM(octets)
+
+    def _close_if_empty(self) -> None:
+        path = self._directory / "locker.key"
+        if not self._batches() and path.exists():
+            _shred(path)
 
 
-def _write(path: Path, octets: bytes) -> None:
-    """Whole or not at all, readable by the owner only."""
-    part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(octets)
+def _batch_octets(cipher: AESGCM, keys: Sequence[SuppliedKey]) -> bytes:
+    ids = msgspec.json.encode([key.key_id for key in keys])
+    head = MAGIC + _LENGTH.pack(len(ids)) + ids
+    nonce = os.urandom(_NONCE_OCTETS)
+    plain = bytearray(msgspec.msgpack.encode([key.material.reveal() for key in keys]))
+    try:
+        return head + nonce + cipher.encrypt(nonce, plain, head)
+    finally:
+        plain[:] = bytes(len(plain))
+
+
+def _parsed(path: Path, octets: bytes) -> tuple[list[KeyId], bytes, bytes]:
+    """Key IDs, all before the nonce, and all from the nonce on."""
+    start = len(MAGIC) + _LENGTH.size
+    if len(octets) < start or not octets.startswith(MAGIC):
+        _refuse(path)
+    (length,) = _LENGTH.unpack(octets[len(MAGIC) : start])
+    head, sealed = octets[: start + length], octets[start + length :]
+    try:
+        ids = msgspec.json.decode(head[start:], type=list[str])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        _refuse(path)
+    return [KeyId(key_id) for key_id in ids], head, sealed
+
+
+def _refuse(path: Path) -> NoReturn:
+    raise StoreError(f"key locker: {path} is damaged; restore it, or remove it to give up its keys")
+
+
+def _shred(path: Path) -> None:
+    with path.open("r+b") as out:
+        out.write(bytes(path.stat().st_size))
         out.flush()
         os.fsync(out.fileno())
-    part.replace(path)
+    path.unlink()
+    _sync(path.parent)
 
 
 def _sync(directory: Path) -> None:

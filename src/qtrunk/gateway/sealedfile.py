@@ -3,21 +3,27 @@ field by field.
 
     magic, header length, header (JSON, canonical), chunks: 4-octet length, ciphertext with 16-octet tag
 
-The key is one 256-bit key shared with the peer, used for this one file. Chunk i has nonce i (12 octets, big-endian, the
-last chunk's with the top bit set), and the header's octets with i and the last mark as associated data: a chunk that is
-changed, moved, left out, repeated or taken from another file does not open, nor does a file that ends early (no last
-chunk) or goes on (octets behind it). After the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár 2015). A fresh
-key for each file makes counting nonces safe.
+One 256-bit key shared with the peer protects one file. What encrypts is HKDF-SHA384 (RFC 5869) of that key, with a
+fresh 32-octet salt from the header and the header's octets as info: should a key manager ever give a key twice, two
+files still share neither nonce nor key, and nothing of one opens in the other. Chunk i has nonce i (12 octets,
+big-endian, the last chunk's with the top bit set), and the header's octets with i and the last mark as associated data:
+a chunk that is changed, moved, left out, repeated or taken from another file does not open, nor does a file that ends
+early (no last chunk) or goes on (octets behind it). After the STREAM construction (Hoang, Reyhanitabar, Rogaway, Vizár
+2015).
 """
 
+import os
+import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import msgspec
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from qtrunk.base.errors import RequestRefused, SealedFileError
 from qtrunk.base.ids import KeyId, SaeId, parse_key_id, parse_sae_id
@@ -27,10 +33,14 @@ MAGIC = b"qtrunk sealed 1\n"
 CHUNK_OCTETS = 1 << 20
 CHUNK_OCTETS_MAX = 16 << 20
 TAG_OCTETS = 16
+LENGTH_OCTETS = 4
 HEADER_OCTETS_MAX = 4 << 20
 KEY_BITS = 256
+SALT_OCTETS = 32
 AES_GCM, ONE_TIME_PAD = "aes-256-gcm", "one-time-pad"
+_LABEL = b"qtrunk sealed file aes-256-gcm 1\n"
 _LENGTH = struct.Struct(">I")
+_SALT = re.compile(rf"[0-9a-f]{{{2 * SALT_OCTETS}}}")
 _LAST = 1 << 95
 
 
@@ -44,6 +54,8 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_octets: int
     size: int
     """Octets of the file in one-time-pad mode, where the key's length depends on it; 0 else."""
+    salt: str
+    """In hexadecimal; empty in one-time-pad mode, which derives nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +68,18 @@ class Opened:
     target: SaeId
     chunk_octets: int
     size: int
+    salt: bytes
     octets: bytes
+
+
+class Source(Protocol):
+    """A binary file that is read, buffered or in memory."""
+
+    def read(self, count: int, /) -> bytes:
+        """As many octets, fewer only at the end."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Fill the buffer as far as octets come; 0 at the end."""
 
 
 def header_octets(header: Header) -> bytes:
@@ -65,7 +88,7 @@ def header_octets(header: Header) -> bytes:
     return MAGIC + _LENGTH.pack(len(body)) + body
 
 
-def read_header(source: BinaryIO) -> Opened:
+def read_header(source: Source) -> Opened:
     """Parse and check a file's header; SealedFileError says what is wrong."""
     start = source.read(len(MAGIC) + _LENGTH.size)
     if len(start) < len(MAGIC) + _LENGTH.size or not start.startswith(MAGIC):
@@ -80,15 +103,42 @@ def read_header(source: BinaryIO) -> Opened:
         initiator, target = parse_sae_id(header.initiator), parse_sae_id(header.target)
     except (msgspec.MsgspecError, UnicodeDecodeError, RequestRefused) as error:
         raise SealedFileError(f"header: {error}") from error
-    if msgspec.json.encode(header) != body or header.mode not in (AES_GCM, ONE_TIME_PAD):
+    if msgspec.json.encode(header) != body or list(key_ids) != header.key_ids:
         raise SealedFileError("header: not in the form that sealing writes")
-    if not 1 <= header.chunk_octets <= CHUNK_OCTETS_MAX or header.size < 0 or not key_ids:
-        raise SealedFileError("header: chunk size, size or key IDs out of range")
-    return Opened(header.mode, key_ids, initiator, target, header.chunk_octets, header.size, start + body)
+    if not 1 <= header.chunk_octets <= CHUNK_OCTETS_MAX or not key_ids or len(set(key_ids)) != len(key_ids):
+        raise SealedFileError("header: chunk size or key IDs out of range")
+    _check_mode(header)
+    return Opened(
+        mode=header.mode,
+        key_ids=key_ids,
+        initiator=initiator,
+        target=target,
+        chunk_octets=header.chunk_octets,
+        size=header.size,
+        salt=bytes.fromhex(header.salt),
+        octets=start + body,
+    )
+
+
+def _check_mode(header: Header) -> None:
+    if header.mode == AES_GCM:
+        fits = len(header.key_ids) == 1 and header.size == 0 and _SALT.fullmatch(header.salt) is not None
+    elif header.mode == ONE_TIME_PAD:
+        fits = header.size >= 0 and header.salt == ""
+    else:
+        raise SealedFileError("header: mode is not known; a later qtrunk may have sealed this file")
+    if not fits:
+        raise SealedFileError(f"header: key IDs, size or salt out of range for {header.mode}")
+
+
+def sealed_octets(size: int) -> int:
+    """At most so long is the protected form of a file of `size` octets."""
+    chunks = size // CHUNK_OCTETS + 1
+    return size + chunks * (LENGTH_OCTETS + TAG_OCTETS) + 1024
 
 
 def seal(
-    source: BinaryIO,
+    source: Source,
     sink: BinaryIO,
     key_id: KeyId,
     key: Secret,
@@ -97,6 +147,7 @@ def seal(
     progress: Callable[[int], None] = lambda _octets: None,
 ) -> None:
     """Write the protected form of `source` to `sink`. `key` is a fresh 256-bit key that is used for nothing else."""
+    salt = os.urandom(SALT_OCTETS)
     header = header_octets(
         Header(
             mode=AES_GCM,
@@ -105,18 +156,37 @@ def seal(
             target=target,
             chunk_octets=CHUNK_OCTETS,
             size=0,
+            salt=salt.hex(),
         )
     )
+    cipher = _cipher(key, salt, header)
     sink.write(header)
-    cipher = _cipher(key)
-    for index, (chunk, is_last) in enumerate(_chunks(source)):
-        sink.write(_LENGTH.pack(len(chunk)))
-        sink.write(cipher.encrypt(_nonce(index, is_last), chunk, _bound(header, index, is_last)))
-        progress(len(chunk))
+    # Two buffers take turns, because a chunk is sealed when it is known whether another one follows.
+    chunk, ahead = bytearray(CHUNK_OCTETS), bytearray(CHUNK_OCTETS)
+    sealed = memoryview(bytearray(LENGTH_OCTETS + CHUNK_OCTETS + TAG_OCTETS))
+    length, index = _fill(source, chunk), 0
+    try:
+        while True:
+            following = _fill(source, ahead)
+            end = LENGTH_OCTETS + length + TAG_OCTETS
+            _LENGTH.pack_into(sealed, 0, length)
+            cipher.encrypt_into(
+                _nonce(index, following == 0),
+                memoryview(chunk)[:length],
+                _bound(header, index, following == 0),
+                sealed[LENGTH_OCTETS:end],
+            )
+            sink.write(sealed[:end])
+            progress(length)
+            if not following:
+                return
+            chunk, ahead, length, index = ahead, chunk, following, index + 1
+    finally:
+        chunk[:] = ahead[:] = bytes(CHUNK_OCTETS)
 
 
 def open_(
-    source: BinaryIO,
+    source: Source,
     sink: BinaryIO,
     header: Opened,
     key: Secret,
@@ -126,34 +196,51 @@ def open_(
 
     What is in `sink` then must be thrown away: only a return says that the file is whole.
     """
-    cipher = _cipher(key)
-    index = 0
-    while True:
-        (length,) = _LENGTH.unpack(_exactly(source, _LENGTH.size))
-        if length > header.chunk_octets:
-            raise SealedFileError(f"chunk {index}: longer than the header allows")
-        sealed = _exactly(source, length + TAG_OCTETS)
-        # Which chunk is the last one is not said in clear: it is the one behind which the file ends.
-        is_last = not source.peek(1) if hasattr(source, "peek") else _at_end(source)
-        try:
-            chunk = cipher.decrypt(_nonce(index, is_last), sealed, _bound(header.octets, index, is_last))
-        except InvalidTag as error:
-            raise SealedFileError(
-                f"chunk {index}: was changed, moved or cut; the file is not what was sealed"
-            ) from error
-        if not is_last and length != header.chunk_octets:
-            raise SealedFileError(f"chunk {index}: shorter than the header says")
-        sink.write(chunk)
-        progress(len(chunk))
-        if is_last:
-            return
-        index += 1
+    cipher = _cipher(key, header.salt, header.octets)
+    # A chunk is read with the length of the next one: which chunk is the last is not said in clear, it is the one
+    # behind which the file ends.
+    sealed = memoryview(bytearray(header.chunk_octets + TAG_OCTETS + LENGTH_OCTETS))
+    plain = memoryview(bytearray(header.chunk_octets))
+    end, index = 0, 0
+    got = _fill(source, sealed[:LENGTH_OCTETS])
+    try:
+        while True:
+            if got < end + LENGTH_OCTETS:
+                raise SealedFileError("the file ends early")
+            (length,) = _LENGTH.unpack_from(sealed, end)
+            if length > header.chunk_octets:
+                raise SealedFileError(f"chunk {index}: longer than the header allows")
+            end = length + TAG_OCTETS
+            got = _fill(source, sealed[: end + LENGTH_OCTETS])
+            if got < end:
+                raise SealedFileError("the file ends early")
+            is_last = got == end
+            _decrypt(cipher, header, index, is_last=is_last, sealed=sealed[:end], plain=plain[:length])
+            if not is_last and length != header.chunk_octets:
+                raise SealedFileError(f"chunk {index}: shorter than the header says")
+            sink.write(plain[:length])
+            progress(length)
+            if is_last:
+                return
+            index += 1
+    finally:
+        plain[:] = bytes(len(plain))
 
 
-def _cipher(key: Secret) -> AESGCM:
+def _decrypt(
+    cipher: AESGCM, header: Opened, index: int, *, is_last: bool, sealed: memoryview, plain: memoryview
+) -> None:
+    try:
+        cipher.decrypt_into(_nonce(index, is_last), sealed, _bound(header.octets, index, is_last), plain)
+    except InvalidTag as error:
+        raise SealedFileError(f"chunk {index}: was changed, moved or cut; the file is not what was sealed") from error
+
+
+def _cipher(key: Secret, salt: bytes, header: bytes) -> AESGCM:
     if 8 * len(key) != KEY_BITS:
         raise SealedFileError(f"key: {KEY_BITS} bits are needed, {8 * len(key)} came")
-    return AESGCM(key.reveal())
+    derive = HKDF(algorithm=hashes.SHA384(), length=KEY_BITS // 8, salt=salt, info=_LABEL + header)
+    return AESGCM(derive.derive(key.reveal()))
 
 
 def _nonce(index: int, is_last: bool) -> bytes:
@@ -164,26 +251,12 @@ def _bound(header: bytes, index: int, is_last: bool) -> bytes:
     return header + index.to_bytes(8, "big") + bytes([is_last])
 
 
-def _chunks(source: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """Whole chunks, the last one marked; an empty file is one empty last chunk."""
-    chunk = source.read(CHUNK_OCTETS)
-    while True:
-        ahead = source.read(CHUNK_OCTETS)
-        yield chunk, not ahead
-        if not ahead:
-            return
-        chunk = ahead
-
-
-def _exactly(source: BinaryIO, count: int) -> bytes:
-    octets = source.read(count)
-    if len(octets) != count:
-        raise SealedFileError("the file ends early")
-    return octets
-
-
-def _at_end(source: BinaryIO) -> bool:
-    here = source.tell()
-    is_end = not source.read(1)
-    source.seek(here)
-    return is_end
+def _fill(source: Source, buffer: bytearray | memoryview) -> int:
+    """Read until the buffer is full or the source ends; how many octets came."""
+    view, got = memoryview(buffer), 0
+    while got < len(view):
+        count = source.readinto(view[got:])
+        if not count:
+            break
+        got += count
+    return got
