@@ -2,150 +2,15 @@
 refused.
 """
 
-import os
-from dataclasses import dataclass, field
-from pathlib import Path
-
 import pytest
+from relay_network import Dice, same
 
 from qtrunk.base.errors import KeyExhausted, KeyNotFound
-from qtrunk.base.ids import LinkId, NodeId, SaeId
-from qtrunk.base.secret import Secret
+from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.wire import decode
-from qtrunk.kms.store import KeyStore
 from qtrunk.relay import messages as wire
-from qtrunk.relay.kx import REQUEST_TIMEOUT_S, Failed, Kx, Report, SendKx, Supplied
-from qtrunk.stages import Epsilon, QkdKey, Role
-from qtrunk.topology import Node, Sae, Topology, ring, trunk
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def unix_s(self) -> float:
-        return 1.7e9 + self.now_s
-
-    def monotonic_s(self) -> float:
-        return self.now_s
-
-
-class Dice:
-    def octets(self, count: int) -> bytes:
-        return os.urandom(count)
-
-
-@dataclass
-class Network:
-    """All nodes of a topology; messages wait in `wires` until `settle` carries them."""
-
-    topology: Topology
-    directory: Path
-    clock: Clock = field(default_factory=Clock)
-    wires: list[tuple[NodeId, LinkId, bytes]] = field(default_factory=list)
-    seen: list[tuple[NodeId, LinkId, bytes]] = field(default_factory=list)
-    answers: dict[str, object] = field(default_factory=dict)
-    reports: list[Report] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.stores, self.machines = {}, {}
-        for node in self.topology.nodes:
-            kek = Secret(os.urandom(32))
-            self.stores[node.id] = KeyStore.open(self.directory / node.id, node.id, kek, self.clock)
-            self.machines[node.id] = Kx(node.id, self.topology, self.stores[node.id], Dice(), self.clock)
-        for link in self.topology.links:
-            self.fill(link.id, 1, 40_000)
-            for node in (link.alice, link.bob):
-                self.machines[node].link_up(link.id)
-
-    def fill(self, link: LinkId, block: int, octets: int) -> None:
-        material = os.urandom(octets)
-        ends = self.topology.link(link)
-        for node in (ends.alice, ends.bob):
-            key = QkdKey(
-                link=link,
-                block=block,
-                material=Secret(material),
-                auth_octets=1008,
-                epsilon=Epsilon(secret=1e-10, correct=1e-30, authentic=1e-31),
-                sifted_bits=8 * octets,
-                leak_bits=100,
-                qber_key=0.016,
-                qber_test=0.015,
-                proof="test",
-                made_unix_s=0.0,
-            )
-            self.stores[node].hold(key)
-            self.stores[node].release(link, block)
-
-    def do(self, node: NodeId, effects) -> None:
-        for effect in effects:
-            if isinstance(effect, SendKx):
-                self.wires.append((self.topology.link(effect.link).other(node), effect.link, effect.octets))
-            elif isinstance(effect, Report):
-                self.reports.append(effect)
-            else:
-                assert effect.request_id not in self.answers
-                self.answers[effect.request_id] = effect
-
-    def settle(self, change=lambda _node, _link, octets: [octets]) -> None:
-        while self.wires:
-            node, link, octets = self.wires.pop(0)
-            self.seen.append((node, link, octets))
-            for changed in change(node, link, octets):
-                self.do(node, self.machines[node].receive(link, changed))
-
-    def ask(self, initiator, targets, number=1, key_bits=256, change=None):
-        node = self.topology.sae(SaeId(initiator)).node
-        request_id, effects = self.machines[node].request(
-            SaeId(initiator), [SaeId(t) for t in targets], number, key_bits
-        )
-        self.do(node, effects)
-        self.settle(change) if change else self.settle()
-        return self.answers.get(request_id)
-
-    def collect(self, target, initiator, keys):
-        node = self.topology.sae(SaeId(target)).node
-        return self.stores[node].collect(SaeId(target), SaeId(initiator), [key.key_id for key in keys])
-
-    def wait(self, seconds: float) -> None:
-        self.clock.now_s += seconds
-        for node, machine in self.machines.items():
-            self.do(node, machine.tick())
-        self.settle()
-
-
-def with_saes(topology: Topology) -> Topology:
-    saes = tuple(Sae(id=SaeId(f"sae-{node.id}"), node=node.id) for node in topology.nodes)
-    extra = (Sae(id=SaeId("other-a"), node=NodeId("a")),)
-    return Topology(name="t", nodes=topology.nodes, links=topology.links, saes=saes + extra)
-
-
-NAMES = "abcde"
-
-
-@pytest.fixture
-def row(tmp_path):
-    nodes = [Node(id=NodeId(name)) for name in NAMES]
-    made = Network(with_saes(trunk("t", nodes, [(10, 3)] * 4)), tmp_path)
-    yield made
-    for store in made.stores.values():
-        store.close()
-
-
-@pytest.fixture
-def circle(tmp_path):
-    nodes = [Node(id=NodeId(name)) for name in NAMES]
-    made = Network(with_saes(ring("t", nodes, [(10, 3)] * 5)), tmp_path)
-    yield made
-    for store in made.stores.values():
-        store.close()
-
-
-def same(one, other):
-    return [(key.key_id, bytes(key.material.reveal())) for key in one] == [
-        (key.key_id, bytes(key.material.reveal())) for key in other
-    ]
+from qtrunk.relay.kx import REQUEST_TIMEOUT_S, Failed, Kx, Supplied
+from qtrunk.stages import Role
 
 
 @pytest.mark.parametrize(("start", "end"), [("a", "b"), ("a", "e"), ("e", "a"), ("b", "d")])

@@ -7,16 +7,19 @@ material is never on a relay's disk.
 
 The initiator's SAE gets keys only after every target node has confirmed that it stores them, and after that is on the
 initiator's own record. What fails or falls silent is voided at the targets and tried once more over another route, if
-there is one.
+there is one: around the link that failed, or around all links of a route that gave no answer.
+
+A message that is not authentic changes nothing, not even the place that the neighbour's octets have come to: whoever
+follows burns what he passes over, so one forged message could otherwise burn a whole direction. The same octets may
+so meet several forgeries; n of them pass with at most n times the probability of one, and each is reported.
 
 Allocation order is sending order on each link (whoever follows never goes back), so the shell must call the machine
 from one thread and send effects in the order given.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import msgspec
 
@@ -24,7 +27,6 @@ from qtrunk.base.errors import (
     AuthenticationFailed,
     KeyExhausted,
     QtrunkError,
-    RequestRefused,
     RouteUnavailable,
     StoreError,
     WireError,
@@ -32,17 +34,20 @@ from qtrunk.base.errors import (
 from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId, parse_key_id
 from qtrunk.base.ports import Clock, Random, SuppliedKey
 from qtrunk.base.secret import Secret
-from qtrunk.base.wire import decode, encode
+from qtrunk.base.wire import encode
 from qtrunk.crypto import its
 from qtrunk.kms.key import Allocation, Slice
 from qtrunk.relay import messages as wire
+from qtrunk.relay.checks import check_hops, check_relay, check_request, check_route
 from qtrunk.relay.ports import KeyStorePort
-from qtrunk.relay.route import route
+from qtrunk.relay.route import links_of, route
 from qtrunk.stages import Role
 from qtrunk.topology import Topology
 
 PROTOCOL = "qtrunk kx 1"
 REQUEST_TIMEOUT_S = 5.0
+RETRY_TIMEOUT_S = 4.0
+"""A second attempt gets so much more; both together stay under what the shell waits, twice the time-out."""
 FORWARD_MEMORY_S = 30.0
 """So long a relay remembers whom to send a completion back to."""
 KEY_LIFETIME_S = 90 * 86400.0
@@ -109,7 +114,7 @@ class _Request:
     routes: dict[str, tuple[NodeId, ...]] = field(default_factory=dict)
     """Relay ID to route, of relays that are not confirmed."""
     confirmed: dict[str, tuple[NodeId, ...]] = field(default_factory=dict)
-    hops: list[dict[str, object]] = field(default_factory=list)
+    hops: list[wire.Hop] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -153,7 +158,7 @@ class Kx:
         request = _Request(
             request_id=str(uuid.UUID(bytes=self._random.octets(16), version=4)),
             initiator=initiator,
-            targets=tuple(targets),
+            targets=tuple(dict.fromkeys(targets)),
             key_bits=key_bits,
             number=number,
             deadline_s=self._clock.monotonic_s() + REQUEST_TIMEOUT_S,
@@ -171,10 +176,10 @@ class Kx:
         effects: list[Effect] = []
         for relay_id, passed in list(self._forwarded.items()):
             if passed.onward == link:
-                effects += self._complete_back(relay_id, False, "the neighbour was lost", link, [])
+                effects += self._complete_back(relay_id, False, f"link {link}: the neighbour was lost", link, [])
         for request in list(self._requests.values()):
             if any(self._link(nodes, 0) == link for nodes in request.routes.values()):
-                effects += self._retry(request, f"link {link}: the neighbour was lost", link)
+                effects += self._retry(request, f"link {link}: the neighbour was lost", {link})
         return effects
 
     def tick(self) -> list[Effect]:
@@ -182,7 +187,10 @@ class Kx:
         now_s = self._clock.monotonic_s()
         effects: list[Effect] = []
         for request in [r for r in self._requests.values() if r.deadline_s < now_s]:
-            effects += self._give_up(request, KeyExhausted("the relay of the keys took too long; try again"))
+            silent = list(request.routes.values())
+            why = "the relay of the keys took too long: no answer over " + ", ".join("-".join(n) for n in silent)
+            avoided = {link for nodes in silent for link in links_of(self._topology, nodes)}
+            effects += self._retry(request, why, avoided)
         for relay_id in [r for r, passed in self._forwarded.items() if passed.until_s < now_s]:
             del self._forwarded[relay_id]
         if now_s >= self._grants_at_s:
@@ -196,6 +204,9 @@ class Kx:
     def _start(self, request: _Request) -> list[Effect]:
         """Take octets for the first hops and send, or fail with nothing taken."""
         try:
+            check_request(
+                *(self._topology, self._node, request.initiator, request.targets, request.number, request.key_bits)
+            )
             request.key_ids = [
                 KeyId(str(uuid.UUID(bytes=self._random.octets(16), version=4))) for _ in range(request.number)
             ]
@@ -254,7 +265,7 @@ class Kx:
                 by_node[self._node],
                 request.targets,
                 request.key_bits,
-                {"route": [self._node], "hops": []},
+                _receipt([(self._node,)], []),
                 expires_unix_s,
             )
         return effects
@@ -263,8 +274,7 @@ class Kx:
         by_node: dict[NodeId, list[SaeId]] = {}
         for target in targets:
             known = self._topology.sae(target)
-            if known is None:
-                raise RequestRefused(f"SAE {target} is not known in this network")
+            assert known is not None  # check_request has seen to it
             by_node.setdefault(known.node, []).append(target)
         return by_node
 
@@ -278,13 +288,9 @@ class Kx:
     def _deliver(self, request: _Request) -> list[Effect]:
         """All targets hold the keys: on record first, then out."""
         self._requests.pop(request.request_id, None)
-        receipt: dict[str, object] = {
-            "routes": [list(nodes) for nodes in request.confirmed.values()] or [[self._node]],
-            "hops": request.hops,
-            "epsilon": sum(float(str(hop["epsilon"])) for hop in request.hops),
-        }
+        routes = list(request.confirmed.values()) or [(self._node,)]
         try:
-            self._store.deliver_initiator(request.key_ids, receipt)
+            self._store.deliver_initiator(request.key_ids, _receipt(routes, request.hops))
         except QtrunkError as error:
             return [*self._void(request), Failed(request.request_id, error)]
         keys = [
@@ -293,7 +299,7 @@ class Kx:
         ]
         return [Supplied(request.request_id, keys)]
 
-    def _retry(self, request: _Request, why: str, link: LinkId) -> list[Effect]:
+    def _retry(self, request: _Request, why: str, links: Collection[LinkId]) -> list[Effect]:
         """Void what was stored and try another route; without one, say why."""
         effects = self._void(request)
         self._requests.pop(request.request_id, None)
@@ -303,9 +309,9 @@ class Kx:
             targets=request.targets,
             key_bits=request.key_bits,
             number=request.number,
-            deadline_s=request.deadline_s,
+            deadline_s=request.deadline_s + RETRY_TIMEOUT_S,
             attempt=request.attempt + 1,
-            avoided=request.avoided | {link},
+            avoided=request.avoided.union(links),
         )
         if again.attempt > ATTEMPTS_MAX:
             return [*effects, Failed(request.request_id, KeyExhausted(why))]
@@ -316,10 +322,6 @@ class Kx:
         except RouteUnavailable:
             return [*effects, Failed(request.request_id, KeyExhausted(f"{why}; there is no other route"))]
         return effects + self._start(again)
-
-    def _give_up(self, request: _Request, error: QtrunkError) -> list[Effect]:
-        del self._requests[request.request_id]
-        return [*self._void(request), Failed(request.request_id, error)]
 
     def _void(self, request: _Request) -> list[Effect]:
         """Keys that the initiator will not be given must not wait anywhere."""
@@ -341,25 +343,25 @@ class Kx:
     def receive(self, link: LinkId, octets: bytes) -> list[Effect]:
         """A message of the neighbour over a link. What is wrong with it is reported and changes nothing else."""
         try:
-            sealed = decode(octets, wire.Sealed)
-            body: wire.KxMessage = decode(sealed.body, wire.KxMessage)
+            sealed, body = wire.parse(octets)
             if isinstance(body, wire.KeyRelay):
-                self._check_relay(link, body)
+                check_relay(self._topology, self._node, link, body)
+                if body.relay_id in self._forwarded:
+                    raise WireError("relay: seen before")
             elif isinstance(body, wire.KeyVoid):
-                self._check_route(link, body.route)
+                check_route(self._topology, self._node, link, body.route)
             self._authenticate(link, sealed)
             return self._dispatch(link, body)
-        except AuthenticationFailed as error:
-            return [Report(link, "RelayAuthenticationFailed", f"link {link}: {error}")]
         except QtrunkError as error:
-            return [Report(link, "RelayProtocolError", f"link {link}: {error}")]
+            return [_report(link, error)]
 
     def _authenticate(self, link: LinkId, sealed: wire.Sealed) -> None:
-        """Follow the tag's key, which spends it whatever comes, then verify."""
+        """Follow the tag's key and verify; where that fails, nothing was followed."""
         slices = _slices(sealed.auth, its.WC_KEY_OCTETS)
-        key = self._store.follow(link, self._role(link).peer, slices)
         label = self._label(self._topology.link(link).other(self._node), self._node, link)
-        its.verify(key.reveal(), label, [sealed.body], sealed.tag)
+        with self._store.transaction():
+            key = self._store.follow(link, self._role(link).peer, slices)
+            its.verify(key.reveal(), label, [sealed.body], sealed.tag)
 
     def _dispatch(self, link: LinkId, body: wire.KxMessage) -> list[Effect]:
         match body:
@@ -376,95 +378,80 @@ class Kx:
                 self._store.receive_grant(link, self._role(link).peer, _slices(body.slices, total))
                 return []
 
-    def _check_route(self, link: LinkId, nodes: list[str]) -> int:
-        """This node's place in a route that came over `link`; WireError where that cannot be."""
-        if len(nodes) > wire.HOPS_MAX or len(set(nodes)) != len(nodes) or self._node not in nodes[1:]:
-            raise WireError("route: distinct nodes, this one behind the first, at most 64")
-        here = nodes.index(self._node)
-        try:
-            links = [self._topology.link_between(NodeId(a), NodeId(b)).id for a, b in pairwise(nodes)]
-        except KeyError as error:
-            raise WireError("route: two nodes in it are not neighbours") from error
-        if links[here - 1] != link:
-            raise WireError(f"route: does not come to {self._node} over this link")
-        return here
-
-    def _check_relay(self, link: LinkId, body: wire.KeyRelay) -> None:
-        """All that can be refused before any key is spent on the message."""
-        self._check_route(link, body.route)
-        octets = len(body.key_ids) * body.key_bits // 8
-        if not 1 <= len(body.key_ids) <= wire.KEYS_MAX or len(set(body.key_ids)) != len(body.key_ids):
-            raise WireError("key_ids: from 1 to 128, each once")
-        if not 8 <= body.key_bits <= wire.KEY_BITS_MAX or body.key_bits % 8:
-            raise WireError("key_bits: whole octets, at most 8192 bits")
-        if len(body.ciphertext) != octets:
-            raise WireError("ciphertext: not as long as the keys")
-        for key_id in body.key_ids:
-            parse_key_id(key_id)
-        for target in body.targets:
-            known = self._topology.sae(SaeId(target))
-            if known is None or known.node != body.route[-1] or target not in body.all_targets:
-                raise WireError("targets: must be SAEs of the route's last node")
-        if not body.targets or body.relay_id in self._forwarded:
-            raise WireError("relay: no targets, or seen before")
-
     # ── on the way ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _relay(self, link: LinkId, body: wire.KeyRelay) -> list[Effect]:
+        """Store the keys or pass them on; where that fails, the initiator hears of it and need not wait."""
         slices = _slices(body.pad, len(body.ciphertext))
-        if body.route[-1] == self._node:
-            return self._arrive(link, body, slices)
-        here = body.route.index(self._node)
-        onward = self._topology.link_between(self._node, NodeId(body.route[here + 1])).id
-        self._forwarded[body.relay_id] = _Forwarded(link, onward, self._clock.monotonic_s() + FORWARD_MEMORY_S)
+        onward = None if body.route[-1] == self._node else self._onward(body.route)
         try:
-            if onward not in self._up:
-                raise KeyExhausted(f"link {onward}: the neighbour is not connected")
             with self._store.transaction():
                 arrived = self._store.follow(link, self._role(link).peer, slices)
-                key = its.one_time_pad(body.ciphertext, arrived.reveal())
-                pad, tag_key = self._allocate(onward, len(key))
+                outcome = self._carry(body, its.one_time_pad(body.ciphertext, arrived.reveal()), onward)
+        except QtrunkError as error:
+            outcome = error
+        if isinstance(outcome, QtrunkError):
+            return self._refuse(link, body, outcome, onward or link)
+        if onward is None or outcome is None:
+            done = wire.KeyRelayCompletion(
+                relay_id=body.relay_id, is_stored=True, reason="", failed_link="", hops=body.hops
+            )
+            return self._try_send(link, done)
+        self._forwarded[body.relay_id] = _Forwarded(link, onward, self._clock.monotonic_s() + FORWARD_MEMORY_S)
+        return [outcome]
+
+    def _carry(self, body: wire.KeyRelay, material: bytes, onward: LinkId | None) -> SendKx | QtrunkError | None:
+        """Store keys, or encrypt them for the next hop, all or nothing.
+
+        An error is returned, not raised: the octets that the keys came under stay spent, since another target of the
+        batch may hold them as key already.
+        """
+        try:
+            with self._store.transaction():
+                if onward is None:
+                    self._keep(body, material)
+                    return None
+                if onward not in self._up:
+                    raise KeyExhausted(f"link {onward}: the neighbour is not connected")
+                pad, tag_key = self._allocate(onward, len(material))
                 relay = msgspec.structs.replace(
                     body,
                     pad=_on_wire(pad.slices),
-                    ciphertext=its.one_time_pad(key, pad.material.reveal()),
+                    ciphertext=its.one_time_pad(material, pad.material.reveal()),
                     hops=[*body.hops, self._hop(onward, pad.slices)],
                 )
-                return [self._seal(onward, relay, tag_key)]
-        except KeyExhausted as error:
-            return self._complete_back(body.relay_id, False, str(error), onward, [])
+                return self._seal(onward, relay, tag_key)
+        except QtrunkError as error:
+            return error
 
-    def _arrive(self, link: LinkId, body: wire.KeyRelay, slices: tuple[Slice, ...]) -> list[Effect]:
+    def _keep(self, body: wire.KeyRelay, material: bytes) -> None:
         step = body.key_bits // 8
-        with self._store.transaction():
-            arrived = self._store.follow(link, self._role(link).peer, slices)
-            material = its.one_time_pad(body.ciphertext, arrived.reveal())
-            keys = [
-                (parse_key_id(key_id), Secret(material[i * step : (i + 1) * step]))
-                for i, key_id in enumerate(body.key_ids)
-            ]
-            self._store.store_keys(
-                keys,
-                SaeId(body.initiator),
-                [SaeId(target) for target in body.targets],
-                [SaeId(target) for target in body.all_targets],
-                body.key_bits,
-                {
-                    "routes": [body.route],
-                    "hops": body.hops,
-                    "epsilon": sum(float(str(hop.get("epsilon", 1.0))) for hop in body.hops),
-                },
-                body.expires_unix_s,
-            )
+        keys = [
+            (parse_key_id(key_id), Secret(material[i * step : (i + 1) * step])) for i, key_id in enumerate(body.key_ids)
+        ]
+        self._store.store_keys(
+            keys,
+            SaeId(body.initiator),
+            [SaeId(target) for target in body.targets],
+            [SaeId(target) for target in body.all_targets],
+            body.key_bits,
+            _receipt([body.route], body.hops),
+            body.expires_unix_s,
+        )
         for _, key in keys:
             key.wipe()
-        done = wire.KeyRelayCompletion(
-            relay_id=body.relay_id, is_stored=True, reason="", failed_link="", hops=body.hops
+
+    def _refuse(self, link: LinkId, body: wire.KeyRelay, error: QtrunkError, failed: LinkId) -> list[Effect]:
+        """Tell the initiator; what the store says is for this node's operator, the others learn where to look."""
+        is_short = isinstance(error, KeyExhausted)
+        reason = str(error) if is_short else f"node {self._node} refused the keys; see its alarms"
+        refusal = wire.KeyRelayCompletion(
+            relay_id=body.relay_id, is_stored=False, reason=reason, failed_link=failed, hops=[]
         )
-        return self._try_send(link, done)
+        return [*self._try_send(link, refusal), *([] if is_short else [_report(link, error)])]
 
     def _complete_back(
-        self, relay_id: str, is_stored: bool, reason: str, failed: str, hops: list[dict[str, object]]
+        self, relay_id: str, is_stored: bool, reason: str, failed: str, hops: list[wire.Hop]
     ) -> list[Effect]:
         passed = self._forwarded.pop(relay_id)
         completion = wire.KeyRelayCompletion(
@@ -484,7 +471,9 @@ class Kx:
             return []
         if not body.is_stored:
             failed = LinkId(body.failed_link) if body.failed_link else link
-            return self._retry(request, body.reason[:500] or f"link {failed}: refused", failed)
+            return self._retry(request, body.reason[:500] or f"link {failed}: refused", {failed})
+        nodes = request.routes[body.relay_id]
+        check_hops(body.hops, nodes, links_of(self._topology, nodes))
         request.confirmed[body.relay_id] = request.routes.pop(body.relay_id)
         request.hops += body.hops
         return [] if request.routes else self._deliver(request)
@@ -493,8 +482,7 @@ class Kx:
         if body.route[-1] == self._node:
             self._store.destroy_keys([parse_key_id(key_id) for key_id in body.key_ids], "voided")
             return []
-        here = body.route.index(self._node)
-        return self._try_send(self._topology.link_between(self._node, NodeId(body.route[here + 1])).id, body)
+        return self._try_send(self._onward(body.route), body)
 
     # ── grants ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -554,7 +542,7 @@ class Kx:
         tag_key = self._store.allocate(link, self._role(link), its.WC_KEY_OCTETS)
         return self._store.allocate(link, self._role(link), octets), tag_key
 
-    def _hop(self, link: LinkId, slices: Sequence[Slice]) -> dict[str, object]:
+    def _hop(self, link: LinkId, slices: Sequence[Slice]) -> wire.Hop:
         """The record of one hop, for receipts: which blocks of which link, what they are worth."""
         blocks = []
         epsilon = 0.0
@@ -562,8 +550,12 @@ class Kx:
             record = self._store.block_record(link, block)
             total = sum(float(str(record[f"epsilon_{part}"])) for part in ("secret", "correct", "authentic"))
             epsilon += total
-            blocks.append({"block": block, "epsilon": total, "qber": record["qber_test"]})
-        return {"link": link, "from": self._node, "blocks": blocks, "epsilon": epsilon}
+            blocks.append(wire.BlockUsed(block=block, epsilon=total, qber=float(str(record["qber_test"]))))
+        return wire.Hop(link=link, sender=self._node, blocks=blocks, epsilon=epsilon)
+
+    def _onward(self, nodes: Sequence[str]) -> LinkId:
+        """The link by which a route goes on from here."""
+        return self._topology.link_between(self._node, NodeId(nodes[nodes.index(self._node) + 1])).id
 
     def _role(self, link: LinkId) -> Role:
         return Role.ALICE if self._topology.link(link).alice == self._node else Role.BOB
@@ -582,6 +574,26 @@ def _on_wire(slices: Sequence[Slice]) -> wire.SlicesOnWire:
 
 def _slices(pieces: wire.SlicesOnWire, octets: int) -> tuple[Slice, ...]:
     """Pieces as the store knows them; WireError unless they are so many octets."""
-    if sum(length for _, _, length in pieces) != octets or any(min(piece) < 0 for piece in pieces):
+    if sum(length for _, _, length in pieces) != octets:
         raise WireError(f"pieces of link key: {octets} octets in all are needed")
     return tuple(Slice(*piece) for piece in pieces)
+
+
+def _receipt(routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop]) -> dict[str, object]:
+    """What the store keeps of how a key came: JSON values."""
+    return {
+        "routes": [list(nodes) for nodes in routes],
+        "hops": msgspec.to_builtins(list(hops)),
+        "epsilon": sum((hop.epsilon for hop in hops), 0.0),
+    }
+
+
+def _report(link: LinkId, error: QtrunkError) -> Report:
+    """What the operator must hear when a message of the neighbour could not be taken."""
+    match error:
+        case AuthenticationFailed():
+            return Report(link, "RelayAuthenticationFailed", f"link {link}: {error}")
+        case StoreError():
+            return Report(link, "StorageFull", f"link {link}: {error}")
+        case _:
+            return Report(link, "RelayProtocolError", f"link {link}: {error}")

@@ -3,14 +3,27 @@
 Every message is a body inside `Sealed`: a Wegman-Carter tag over the body's octets as sent, under 32 octets of the
 link's own key, taken from the sender's direction. The label holds sender, receiver and link, and an octet of key is
 followed only once, so a message cannot be reflected, replayed or moved to another link.
+
+A body is parsed before its tag is verified, so parsing must be safe with octets from anyone: numbers are bounded to
+what the store can hold, nothing nests freely, and what does not fit is a WireError.
 """
 
-from qtrunk.base.wire import Message
+from typing import Annotated
+
+import msgspec
+
+from qtrunk.base.errors import WireError
+from qtrunk.base.wire import Message, decode
 
 KEYS_MAX = 128
 KEY_BITS_MAX = 8192
 HOPS_MAX = 64
-SlicesOnWire = list[tuple[int, int, int]]
+_PLACE_MAX = 1 << 40
+"""Far above any block number or size, far below what an SQLite integer holds."""
+_Place = Annotated[int, msgspec.Meta(ge=0, le=_PLACE_MAX)]
+_Length = Annotated[int, msgspec.Meta(ge=1, le=_PLACE_MAX)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+SlicesOnWire = list[tuple[_Place, _Place, _Length]]
 """Block, offset, octets of each piece of link key."""
 
 
@@ -20,6 +33,23 @@ class Sealed(Message, frozen=True, tag="sealed"):
     body: bytes
     auth: SlicesOnWire
     tag: bytes
+
+
+class BlockUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A block of link key that encrypted a batch on one hop, and what it is worth."""
+
+    block: _Place
+    epsilon: _NotNegative
+    qber: _NotNegative
+
+
+class Hop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The record of one hop, for receipts; `from` says in which direction the link was used."""
+
+    link: str
+    sender: str = msgspec.field(name="from")
+    blocks: list[BlockUsed]
+    epsilon: _NotNegative
 
 
 class KeyRelay(Message, frozen=True, tag="key-relay"):
@@ -32,10 +62,10 @@ class KeyRelay(Message, frozen=True, tag="key-relay"):
     all_targets: list[str]
     key_ids: list[str]
     key_bits: int
-    expires_unix_s: float
+    expires_unix_s: _NotNegative
     pad: SlicesOnWire
     ciphertext: bytes
-    hops: list[dict[str, object]]
+    hops: list[Hop]
 
 
 class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
@@ -45,7 +75,7 @@ class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
     is_stored: bool
     reason: str
     failed_link: str
-    hops: list[dict[str, object]]
+    hops: list[Hop]
 
 
 class KeyVoid(Message, frozen=True, tag="key-void"):
@@ -69,3 +99,14 @@ class PoolGrant(Message, frozen=True, tag="pool-grant"):
 
 
 KxMessage = KeyRelay | KeyRelayCompletion | KeyVoid | PoolGrantRequest | PoolGrant
+
+
+def parse(octets: bytes) -> tuple[Sealed, KxMessage]:
+    """A sealed message and its body, not yet authenticated; WireError where it is none."""
+    try:
+        sealed = decode(octets, Sealed)
+        body: KxMessage = decode(sealed.body, KxMessage)
+    except RecursionError as error:
+        # The parser skips what stands before the tag of a union, however deep it nests.
+        raise WireError("not a valid message: nested too deeply") from error
+    return sealed, body

@@ -27,7 +27,7 @@ def route(topology: Topology, start: NodeId, end: NodeId, without: Collection[Li
     """Nodes from `start` to `end`; RouteUnavailable where there is no way."""
     try:
         return tuple(nx.shortest_path(graph(topology, without), start, end, weight="weight"))
-    except nx.NetworkXNoPath as error:
+    except (nx.NetworkXNoPath, nx.NodeNotFound) as error:
         avoided = f" that avoids {', '.join(sorted(without))}" if without else ""
         raise RouteUnavailable(f"no route from {start} to {end}{avoided}") from error
 

@@ -1,0 +1,77 @@
+"""What can be refused in a request or a relay message before any key is spent on it. Pure functions.
+
+Errors: RequestRefused for what the own SAE asks, WireError for what a neighbour says.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from qtrunk.base.errors import RequestRefused, WireError
+from qtrunk.base.ids import LinkId, NodeId, SaeId, parse_key_id
+from qtrunk.relay import messages as wire
+from qtrunk.topology import Topology
+
+
+def check_request(
+    topology: Topology, node: NodeId, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
+) -> None:
+    """Refuse what no neighbour would take, so that it fails at once and spends nothing."""
+    known = topology.sae(initiator)
+    if known is None or known.node != node:
+        raise RequestRefused(f"SAE {initiator} is not registered at node {node}; ask at its own node")
+    if not targets:
+        raise RequestRefused("targets: name at least one SAE")
+    for target in targets:
+        if topology.sae(target) is None:
+            raise RequestRefused(f"SAE {target} is not known in this network")
+    if not 1 <= number <= wire.KEYS_MAX:
+        raise RequestRefused(f"number: {number} keys asked for; from 1 to {wire.KEYS_MAX} at a time")
+    if not _is_key_size(key_bits):
+        raise RequestRefused(f"size: {key_bits} bits asked for; whole octets, at most {wire.KEY_BITS_MAX} bits")
+
+
+def check_route(topology: Topology, node: NodeId, link: LinkId, nodes: Sequence[str]) -> tuple[LinkId, ...]:
+    """The links of a route that came to `node` over `link`; WireError where it cannot have."""
+    if len(nodes) > wire.HOPS_MAX or len(set(nodes)) != len(nodes) or node not in nodes[1:]:
+        raise WireError(f"route: distinct nodes, this one behind the first, at most {wire.HOPS_MAX}")
+    try:
+        links = tuple(topology.link_between(NodeId(a), NodeId(b)).id for a, b in pairwise(nodes))
+    except KeyError as error:
+        raise WireError("route: two nodes in it are not neighbours") from error
+    if links[nodes.index(node) - 1] != link:
+        raise WireError(f"route: does not come to {node} over this link")
+    return links
+
+
+def check_relay(topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRelay) -> None:
+    """Everything about a relay that its own words give away."""
+    links = check_route(topology, node, link, body.route)
+    check_hops(body.hops, body.route, links[: body.route.index(node)])
+    if not 1 <= len(body.key_ids) <= wire.KEYS_MAX or len(set(body.key_ids)) != len(body.key_ids):
+        raise WireError(f"key_ids: from 1 to {wire.KEYS_MAX}, each once")
+    if not _is_key_size(body.key_bits):
+        raise WireError(f"key_bits: whole octets, at most {wire.KEY_BITS_MAX} bits")
+    if len(body.ciphertext) != len(body.key_ids) * body.key_bits // 8:
+        raise WireError("ciphertext: not as long as the keys")
+    for key_id in body.key_ids:
+        parse_key_id(key_id)
+    initiator = topology.sae(SaeId(body.initiator))
+    if initiator is None or initiator.node != body.route[0]:
+        raise WireError("initiator: must be an SAE of the route's first node")
+    if not body.targets:
+        raise WireError("targets: none")
+    for target in body.targets:
+        known = topology.sae(SaeId(target))
+        if known is None or known.node != body.route[-1] or target not in body.all_targets:
+            raise WireError("targets: must be SAEs of the route's last node")
+
+
+def check_hops(hops: Sequence[wire.Hop], nodes: Sequence[str], links: Sequence[LinkId]) -> None:
+    """Hop records must tell of these links, each used in the direction of the route: receipts are made of them."""
+    # A route has one node more than links: the last one sends nothing on.
+    if [(hop.link, hop.sender) for hop in hops] != list(zip(links, nodes, strict=False)):
+        raise WireError("hops: do not tell of the links of the route")
+
+
+def _is_key_size(key_bits: int) -> bool:
+    return 8 <= key_bits <= wire.KEY_BITS_MAX and key_bits % 8 == 0
