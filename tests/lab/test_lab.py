@@ -241,9 +241,14 @@ def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_la
     before = small_lab.links()["ada-bert"]
     small_lab.qtrunk("attack", "ada-bert", "intercept-resend", "--fraction", "0.5")
     try:
-        link = small_lab.wait_for(lambda links: links["ada-bert"]["state"] == "OFF" and links["ada-bert"], "OFF", 20)
-        # The first block may have been caught half way through its light.
-        assert link["qber_test"] > 0.04 > before["qber_test"]
+
+        def is_off(links):
+            # The first block may have been caught half way through its light: wait for one that Eve had whole.
+            link = links["ada-bert"]
+            return link if link["state"] == "OFF" and link["qber_test"] > 0.11 else None
+
+        link = small_lab.wait_for(is_off, "OFF", 20)
+        assert link["qber_test"] > 0.11 > before["qber_test"]
         for end in ("alice", "bob"):
             assert link["ends"][end]["blocks_destroyed"] > before["ends"][end]["blocks_destroyed"]
         status = small_lab.status()

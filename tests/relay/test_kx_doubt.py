@@ -190,6 +190,25 @@ def test_octets_that_a_failed_relay_came_under_stay_spent(row):
     assert row.stores[B].ledger(LINK).skipped == 0
 
 
+def test_a_relay_that_fails_half_way_takes_nothing_of_the_next_link(row, monkeypatch):
+    def refuse(*_args):
+        raise StoreError("the record of a block cannot be read")
+
+    before = row.stores[B].ledger(LinkId("b-c"))
+    monkeypatch.setattr(row.stores[B], "block_record", refuse)
+    assert isinstance(row.ask("sae-a", ["sae-c"], change=lambda *m: [m[2]] if m[0] in "ab" else []), Failed)
+    # The void goes on to C, under 32 octets for its tag.
+    assert row.stores[B].ledger(LinkId("b-c")).allocated - before.allocated == 32
+
+
+def test_a_void_that_comes_over_another_link_than_its_route_says_destroys_nothing(row):
+    answer = row.ask("sae-c", ["sae-b"])
+    void = wire.KeyVoid(relay_id="r", route=["c", "b"], key_ids=[key.key_id for key in answer.keys])
+    receive(row, row.machines[A]._seal(LINK, void).octets)
+    assert [report.alarm for report in row.reports] == ["RelayProtocolError"]
+    assert same(row.collect("sae-b", "sae-c", answer.keys), answer.keys)
+
+
 def test_one_target_that_fails_voids_the_keys_of_all(row):
     row.stores[C].allocate(LinkId("c-d"), Role.ALICE, row.stores[C].level(LinkId("c-d")).own_octets - 100)
     answer = row.ask("sae-b", ["sae-a", "sae-e"])
@@ -214,7 +233,9 @@ def test_a_request_ends_though_every_route_is_silent(circle):
     assert effects
     circle.clock.now_s += REQUEST_TIMEOUT_S + 0.1
     circle.machines[A].tick()
-    circle.clock.now_s += RETRY_TIMEOUT_S
+    circle.clock.now_s += RETRY_TIMEOUT_S - 0.2
+    assert not [effect for effect in circle.machines[A].tick() if isinstance(effect, Failed)]
+    circle.clock.now_s += 0.2
     (failed,) = [effect for effect in circle.machines[A].tick() if isinstance(effect, Failed)]
     assert failed.request_id == request_id
     assert "a-e-d-c" in str(failed.error)

@@ -38,8 +38,8 @@ def decode(octets: bytes | memoryview, kind: Any) -> Any:
     """Parse octets as `kind` (a Message class, or a union of them), or raise WireError."""
     try:
         return msgspec.msgpack.decode(octets, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        # msgspec lets the codec's own error through where text is not UTF-8.
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        # msgspec lets other errors through where text is not UTF-8 and where a value is nested without end.
         raise WireError(f"not a valid message: {error}") from error
 
 

@@ -41,6 +41,10 @@ class Arm(Message, frozen=True, tag="arm"):
     probabilities: list[float]
     key_basis_probability: float
 
+    def __repr__(self) -> str:
+        # The transmitter's seed is the raw key of the block: no log or traceback may show it.
+        return f"Arm(block={self.block}, pulses={self.pulses}, seed withheld)"
+
 
 class Attached(Message, frozen=True, tag="attached"):
     """Module to node: ready."""
@@ -67,10 +71,14 @@ class Frame(Message, frozen=True, tag="frame"):
 
 
 class Finished(Message, frozen=True, tag="finished"):
-    """Module to node: the light of a block is over."""
+    """Module to node: the light of a block is over. Counts are for the receiver alone."""
 
     block: int
     real_time_factor: float
+    """1 or less: how much of the real clock rate the module kept up with."""
+    clicks: int | None = None
+    double_clicks: int | None = None
+    """Clicks of both detectors in one gate, which got a random bit."""
 
 
 class Dropped(Message, frozen=True, tag="dropped"):
@@ -137,6 +145,16 @@ def decode_frame(frame: Frame) -> tuple[Positions, Octets]:
     return positions + np.uint64(frame.start), bits
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Begun:
+    """A block whose light begins: the orders of both ends, and the lower blocks of each that never will."""
+
+    transmitter: Arm = field(repr=False)
+    receiver: Arm = field(repr=False)
+    dropped: dict[str, list[int]]
+    """By role."""
+
+
 @dataclass(slots=True)
 class ArmedBlocks:
     """Which blocks are armed at which end; sans I/O. The module asks for the next one when its light is free."""
@@ -158,14 +176,21 @@ class ArmedBlocks:
         """An end went away: its orders are void."""
         (self.transmitter if role == TRANSMITTER else self.receiver).clear()
 
-    def next(self) -> tuple[Arm, Arm] | None:
+    def next(self) -> Begun | None:
         """Take the lowest block that both ends armed; the lower ones of either end can never begin and go."""
         both = self.transmitter.keys() & self.receiver.keys()
         if not both:
             return None
         block = min(both)
-        pair = self.transmitter[block], self.receiver[block]
-        for own in (self.transmitter, self.receiver):
-            for lower in [number for number in own if number <= block]:
+        begun = Begun(
+            transmitter=self.transmitter.pop(block),
+            receiver=self.receiver.pop(block),
+            dropped={
+                role: sorted(number for number in own if number < block)
+                for role, own in ((TRANSMITTER, self.transmitter), (RECEIVER, self.receiver))
+            },
+        )
+        for role, own in ((TRANSMITTER, self.transmitter), (RECEIVER, self.receiver)):
+            for lower in begun.dropped[role]:
                 del own[lower]
-        return pair
+        return begun

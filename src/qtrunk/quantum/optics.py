@@ -85,7 +85,8 @@ class LinkOptics:
     @cached_property
     def accept(self) -> F64:
         """Which share of candidates of each intensity click."""
-        return np.array(self.click_probabilities) / self.candidate_probability
+        # In perfect darkness there are no candidates, and what share of them clicks does not matter.
+        return np.array(self.click_probabilities) / (self.candidate_probability or 1.0)
 
     @cached_property
     def outcome(self) -> F64:
@@ -100,4 +101,7 @@ class LinkOptics:
         right = 1 - dark * exp(-light * (1 - error))
         wrong = 1 - dark * exp(-light * error)
         click = right + wrong - right * wrong
+        if click == 0:
+            # A level without light or noise never clicks; any split will do.
+            return 0.5, 1.0
         return right * (1 - wrong) / click, (right * (1 - wrong) + wrong * (1 - right)) / click

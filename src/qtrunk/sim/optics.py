@@ -44,6 +44,7 @@ from qtrunk.topology import Equipment
 
 SLICE_S = 0.05
 ORDER_OCTETS_MAX = 1 << 16
+INTENSITY_MAX = 10.0
 
 
 class OpticsConfig(msgspec.Struct, frozen=True):
@@ -131,6 +132,7 @@ class Optics:
             self._attach(end, hello)
             while True:
                 self._obey(end, decode(await _frame(reader), Arm | SetAttack | GetState))
+                await end.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         except QtrunkError as error:
@@ -184,12 +186,15 @@ class Optics:
 
     async def _run_blocks(self) -> None:
         while True:
-            pair = self._armed.next()
-            if pair is None:
+            begun = self._armed.next()
+            if begun is None:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            await self._run_block(*pair)
+            for role, blocks in begun.dropped.items():
+                for block in blocks:
+                    self._ends[role].say(Dropped(block=block, reason="the other end armed only a later block"))
+            await self._run_block(begun.transmitter, begun.receiver)
 
     async def _run_block(self, alice: Arm, bob: Arm) -> None:
         """Emit one block, slice by slice, each at its time."""
@@ -202,6 +207,7 @@ class Optics:
         rate_hz = self._config.equipment.clock_hz * self._config.equipment.clock_fraction
         slice_pulses = max(1, round(rate_hz * SLICE_S))
         began_s = time.monotonic()
+        click_count = double_count = 0
         for start in range(0, alice.pulses, slice_pulses):
             count = min(slice_pulses, alice.pulses - start)
             clicks = await asyncio.to_thread(channel.sample, alice.seed, bob.seed, start, count, self._attack)
@@ -211,13 +217,17 @@ class Optics:
             receiver = self._ends[RECEIVER]
             receiver.say(frame_of(alice.block, start, count, clicks.positions, clicks.bits))
             await receiver.drain()
+            click_count += len(clicks.positions)
+            double_count += clicks.double_count
         self._running = None
         if self._broken is not None:
             self._say_both(Dropped(block=alice.block, reason=self._broken))
             return
         self._blocks += 1
         self._real_time_factor = min(1.0, alice.pulses / rate_hz / max(1e-9, time.monotonic() - began_s))
-        self._say_both(Finished(block=alice.block, real_time_factor=self._real_time_factor))
+        finished = Finished(block=alice.block, real_time_factor=self._real_time_factor)
+        self._ends[TRANSMITTER].say(finished)
+        self._ends[RECEIVER].say(msgspec.structs.replace(finished, clicks=click_count, double_clicks=double_count))
 
     def _say_both(self, message: Message) -> None:
         for role in (TRANSMITTER, RECEIVER):
@@ -238,9 +248,12 @@ def _check(order: Arm) -> None:
         raise WireError("seed: 32 octets are needed")
     if not 1 <= order.pulses < 1 << 48:
         raise WireError("pulses: from 1 to 2^48 - 1")
-    if not (len(order.intensities) == len(order.probabilities) == 3 and min(order.intensities) >= 0):
+    # Written so that a NaN fails each of them.
+    if not len(order.intensities) == len(order.probabilities) == 3:
         raise WireError("intensities, probabilities: three of each")
-    if abs(sum(order.probabilities) - 1) > 1e-6 or min(order.probabilities) <= 0:
+    if not all(0 <= intensity <= INTENSITY_MAX for intensity in order.intensities):
+        raise WireError(f"intensities: from 0 to {INTENSITY_MAX} photons a pulse")
+    if not (all(probability > 0 for probability in order.probabilities) and abs(sum(order.probabilities) - 1) < 1e-6):
         raise WireError("probabilities: positive, with sum 1")
     if not 0 < order.key_basis_probability < 1:
         raise WireError("key_basis_probability: between 0 and 1")
@@ -272,7 +285,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.parent is not None:
         die_with_parent(options.parent)
-    uvloop.run(_run(load(options.config)))
+    try:
+        config = load(options.config)
+    except ConfigError as error:
+        raise SystemExit(f"optics: {error}") from error
+    uvloop.run(_run(config))
 
 
 if __name__ == "__main__":
