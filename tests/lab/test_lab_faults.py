@@ -105,14 +105,18 @@ def test_a_hundred_kills_give_no_key_twice_and_no_two_keys_apart(short_directory
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(dice.uniform(0.1, 1.5))
+            assert customers.collected, "nothing was served between the kills"
+            # How much was served in between depends on the machine; go on until there is enough to compare.
+            deadline_s = time.monotonic() + 120
+            while len(customers.collected) < KILLS and time.monotonic() < deadline_s:
+                time.sleep(0.2)
         material_of = dict(customers.given)
         assert len(material_of) == len(customers.given), "a key ID was given to an initiator twice"
         assert len(set(material_of.values())) == len(material_of), "the same key was given under two IDs"
         assert len({(key_id, target) for key_id, target, _ in customers.collected}) == len(customers.collected)
         for key_id, _, material in customers.collected:
             assert material == material_of[key_id], "the two ends hold different keys"
-        # Enough was served in between that the checks above mean something.
-        assert len(customers.collected) > KILLS // 2, customers.counts
+        assert len(customers.collected) >= KILLS, customers.counts
         assert customers.counts["never collected"] == 0
         # The trunk goes on without a hand.
         handle.wait_for(lambda links: all(x["state"] == "ACTIVE" for x in links.values()), "recovery", 90)

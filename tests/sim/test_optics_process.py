@@ -110,6 +110,8 @@ def test_two_armed_ends_get_a_block_and_the_queued_one_follows(optics):
             told = await alice.hear_until(device.Finished)
             assert [type(event) for event in told] == [device.Started, device.Finished], "Alice never hears of clicks"
             heard = await bob.hear_until(device.Finished)
+            assert (told[-1].clicks, told[-1].double_clicks) == (None, None)
+            assert heard[-1].clicks == sum(event.count for event in heard[1:-1])
             assert {event.block for event in [*told, *heard]} == {block}
             frames = [device.decode_frame(event) for event in heard[1:-1]]
             check_clicks(np.concatenate([f[0] for f in frames]), np.concatenate([f[1] for f in frames]))
@@ -148,6 +150,76 @@ def test_a_lost_end_drops_the_block_at_the_other(optics):
     asyncio.run(run())
 
 
+def test_an_end_that_came_back_gets_the_next_block(optics):
+    async def run():
+        alice, bob = await End.attach(optics, Role.ALICE), await End.attach(optics, Role.BOB)
+        for end in (alice, bob):
+            end.say(device.arm(pulses(1, 400_000_000), b"\x01" * 32))
+        await bob.hear_until(device.Started)
+        alice.writer.close()
+        await bob.hear_until(device.Dropped)
+        alice = await End.attach(optics, Role.ALICE)
+        for end in (alice, bob):
+            end.say(device.arm(pulses(2), b"\x01" * 32))
+        assert (await bob.hear_until(device.Finished))[-1].block == 2
+        for end in (alice, bob):
+            end.writer.close()
+
+    asyncio.run(run())
+
+
+def test_a_block_that_the_other_end_passed_over_is_dropped(optics):
+    async def run():
+        alice, bob = await End.attach(optics, Role.ALICE), await End.attach(optics, Role.BOB)
+        for block in (1, 2):
+            alice.say(device.arm(pulses(block, 1_000_000), b"\x01" * 32))
+        bob.say(device.arm(pulses(2, 1_000_000), b"\x02" * 32))
+        told = await alice.hear_until(device.Finished)
+        assert [(type(event), event.block) for event in told[1:]] == [
+            (device.Dropped, 1),
+            (device.Started, 2),
+            (device.Finished, 2),
+        ]
+        for end in (alice, bob):
+            end.writer.close()
+
+    asyncio.run(run())
+
+
+def test_ends_that_were_armed_differently_get_no_light(optics):
+    async def run():
+        alice, bob = await End.attach(optics, Role.ALICE), await End.attach(optics, Role.BOB)
+        alice.say(device.arm(pulses(1, 1_000_000), b"\x01" * 32))
+        bob.say(device.arm(pulses(1, 2_000_000), b"\x02" * 32))
+        for end in (alice, bob):
+            heard = await end.hear_until(device.Dropped)
+            assert not any(isinstance(event, device.Started) for event in heard)
+            end.writer.close()
+
+    asyncio.run(run())
+
+
+def test_light_waits_for_a_receiver_that_does_not_read(optics):
+    async def run():
+        alice, bob = await End.attach(optics, Role.ALICE), await End.attach(optics, Role.BOB)
+        for end in (alice, bob):
+            end.say(device.arm(pulses(1, 100_000_000), b"\x01" * 32))
+        await bob.hear_until(device.Started)
+        # Frames pile up in both socket buffers and in the reader, until the module can say no more.
+        bob.writer.transport.pause_reading()
+        await asyncio.sleep(2.0)
+        assert control.ask(optics, LINK, control.GetState()).blocks == 0, "a block of 0.8 s is held up"
+        bob.writer.transport.resume_reading()
+        heard = await bob.hear_until(device.Finished)
+        assert sum(event.pulses for event in heard[:-1]) == 100_000_000, "no pulse was left out"
+        assert heard[-1].real_time_factor < 0.5
+        assert (await alice.hear_until(device.Finished))[-1].real_time_factor == heard[-1].real_time_factor
+        for end in (alice, bob):
+            end.writer.close()
+
+    asyncio.run(run())
+
+
 def test_eve_comes_and_goes_by_the_lab_role_only(optics):
     assert control.set_attack(optics, LINK, "intercept-resend", 0.25).fraction == 0.25
     assert control.ask(optics, LINK, control.GetState()).attack == "intercept-resend"
@@ -176,6 +248,10 @@ def test_orders_that_no_module_could_run_are_refused(optics):
             {"seed": b"short"},
             {"pulses": 0},
             {"probabilities": [0.5, 0.5, 0.5]},
+            {"probabilities": [0.5, float("nan"), 0.5]},
+            {"intensities": [0.5, float("nan"), 0.0]},
+            {"intensities": [1e30, 0.2, 0.0]},
+            {"intensities": [0.5, 0.5]},
             {"key_basis_probability": 1.0},
         ):
             alice = await End.attach(optics, Role.ALICE)
@@ -186,30 +262,3 @@ def test_orders_that_no_module_could_run_are_refused(optics):
             alice.writer.close()
 
     asyncio.run(run())
-
-
-def order(block):
-    return device.arm(pulses(block), bytes(32))
-
-
-def test_a_block_runs_once_both_ends_armed_it_and_lower_ones_never_after():
-    armed = device.ArmedBlocks()
-    assert armed.arm(device.TRANSMITTER, order(1)) == []
-    assert armed.next() is None
-    assert armed.arm(device.RECEIVER, order(2)) == []
-    assert armed.next() is None
-    armed.arm(device.TRANSMITTER, order(2))
-    pair = armed.next()
-    assert [arm.block for arm in pair] == [2, 2]
-    armed.arm(device.RECEIVER, order(1))
-    assert armed.next() is None, "block 1 of the transmitter is gone"
-
-
-def test_arming_ahead_keeps_one_and_drops_the_rest():
-    armed = device.ArmedBlocks()
-    armed.arm(device.TRANSMITTER, order(1))
-    armed.arm(device.TRANSMITTER, order(2))
-    assert armed.arm(device.TRANSMITTER, order(3)) == [1]
-    armed.clear(device.TRANSMITTER)
-    armed.arm(device.RECEIVER, order(3))
-    assert armed.next() is None

@@ -69,6 +69,10 @@ class Frame(Message, frozen=True, tag="frame"):
     """Positions within the slice, as kernels.encode_gaps has them."""
     bits: bytes
 
+    def __repr__(self) -> str:
+        # Bits are raw key, as the seed of an Arm is.
+        return f"Frame(block={self.block}, start={self.start}, pulses={self.pulses}, {self.count} clicks withheld)"
+
 
 class Finished(Message, frozen=True, tag="finished"):
     """Module to node: the light of a block is over. Counts are for the receiver alone."""
