@@ -110,7 +110,7 @@ def test_two_armed_ends_get_a_block_and_the_queued_one_follows(optics):
             told = await alice.hear_until(device.Finished)
             assert [type(event) for event in told] == [device.Started, device.Finished], "Alice never hears of clicks"
             heard = await bob.hear_until(device.Finished)
-            assert (told[-1].clicks, told[-1].double_clicks) == (None, None)
+            assert (told[-1].clicks, told[-1].receiver) == (None, None)
             assert heard[-1].clicks == sum(event.count for event in heard[1:-1])
             assert {event.block for event in [*told, *heard]} == {block}
             frames = [device.decode_frame(event) for event in heard[1:-1]]

@@ -20,6 +20,8 @@ from qtrunk.base.wire import Message, decode
 from qtrunk.stages import Octets, Positions, Pulses, Role
 
 TRANSMITTER, RECEIVER = "transmitter", "receiver"
+ARRIVAL_BINS = 64
+"""Of one clock period, in the arrival histograms of ReceiverReadings."""
 
 
 class Attach(Message, frozen=True, tag="attach"):
@@ -74,15 +76,56 @@ class Frame(Message, frozen=True, tag="frame"):
         return f"Frame(block={self.block}, start={self.start}, pulses={self.pulses}, {self.count} clicks withheld)"
 
 
+class TransmitterReadings(Message, frozen=True, tag="transmitter-readings"):
+    """What the transmitter's monitors saw during a block. None: this device has no such monitor."""
+
+    mean_photon_numbers: list[float] | None = None
+    """Per pulse leaving the transmitter, for each intensity, strongest first, as its output monitor measures them."""
+    reverse_power_dbm: float | None = None
+    """Light that enters the transmitter from the fibre."""
+
+
+class ReceiverReadings(Message, frozen=True, tag="receiver-readings"):
+    """What the receiver's monitors saw during a block. None: this device has no such monitor. Lists of two are by
+    detector.
+    """
+
+    detector_clicks: list[int] | None = None
+    """Gates in which this detector clicked, gates in which both did among them."""
+    double_clicks: int | None = None
+    """Gates in which both clicked, which got a random bit."""
+    arrivals: list[list[int]] | None = None
+    """For each detector, clicks by time of arrival: ARRIVAL_BINS bins over one clock period, the gate in the middle."""
+    photocurrent_a: list[float] | None = None
+    """Mean bias current of the avalanche diodes."""
+    entrance_power_dbm: float | None = None
+    """Mean optical power at the entrance, as the tap photodiode sees it."""
+    attenuator_test: list[int] | None = None
+    """Reference gates and clicks in them without, then gates and clicks with, the receiver's own 3 dB attenuator."""
+    slots: list[int] | None = None
+    """Clicks in the early, the central and the late time slot, in reference gates that open for each of them."""
+    phase_offset_rad: float | None = None
+    """What the last fringe scan found before it corrected it."""
+    phase_residual_rad: float | None = None
+    """Root mean square of what the scans of the block found."""
+    gate_delays_s: list[float] | None = None
+    """Where the last calibration put the gates."""
+    efficiency_ratio: float | None = None
+    """Second detector over first, at the last calibration."""
+    live_fraction: float | None = None
+    """Share of gates in which the receiver was not blind after a click."""
+
+
 class Finished(Message, frozen=True, tag="finished"):
-    """Module to node: the light of a block is over. Counts are for the receiver alone."""
+    """Module to node: the light of a block is over. Each end hears of its own monitors only."""
 
     block: int
     real_time_factor: float
     """1 or less: how much of the real clock rate the module kept up with."""
     clicks: int | None = None
-    double_clicks: int | None = None
-    """Clicks of both detectors in one gate, which got a random bit."""
+    """Gates that clicked, for the receiver."""
+    transmitter: TransmitterReadings | None = None
+    receiver: ReceiverReadings | None = None
 
 
 class Dropped(Message, frozen=True, tag="dropped"):

@@ -33,6 +33,7 @@ from qtrunk.quantum.device import (
     Attached,
     Dropped,
     Finished,
+    ReceiverReadings,
     Refused,
     Started,
     frame_of,
@@ -227,7 +228,8 @@ class Optics:
         self._real_time_factor = min(1.0, alice.pulses / rate_hz / max(1e-9, time.monotonic() - began_s))
         finished = Finished(block=alice.block, real_time_factor=self._real_time_factor)
         self._ends[TRANSMITTER].say(finished)
-        self._ends[RECEIVER].say(msgspec.structs.replace(finished, clicks=click_count, double_clicks=double_count))
+        readings = ReceiverReadings(double_clicks=double_count)
+        self._ends[RECEIVER].say(msgspec.structs.replace(finished, clicks=click_count, receiver=readings))
 
     def _say_both(self, message: Message) -> None:
         for role in (TRANSMITTER, RECEIVER):
