@@ -1,10 +1,11 @@
 // One instruction set's table of kernels. CMake compiles this file once for each, with its flags and QTRUNK_ISA set.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <vector>
 
-#if defined(__PCLMUL__)
+#if defined(__PCLMUL__) || defined(__AES__)
 #include <immintrin.h>
 #endif
 
@@ -12,6 +13,7 @@
 
 namespace qtrunk {
 namespace {
+#include "aes.inc"
 #include "clicks.inc"
 #include "gf2.inc"
 #include "lanes.inc"
@@ -24,8 +26,8 @@ namespace {
 #define QTRUNK_TEXT(a) QTRUNK_TEXT_(a)
 
 const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
-    static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_candidates, thin_clicks, ldpc_syndrome,
-                               ldpc_decode,             middle_product,    poly_hash};
+    static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_link, sample_plain, stream_words,
+                               ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash};
     return &table;
 }
 

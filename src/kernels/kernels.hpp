@@ -8,21 +8,33 @@
 
 namespace qtrunk {
 
-struct ThinParameters {
+struct LinkParameters {
+    const uint8_t* alice_seed;  // 32 octets each
+    const uint8_t* bob_seed;
+    double candidate_probability;
     const uint32_t* intensity_thresholds;  // cumulative, levels - 1 of them
     int levels;
     uint32_t alice_basis_threshold;  // of 65536: below is the key basis
     uint32_t bob_basis_threshold;
-    uint64_t intercept_threshold;  // of 2^32: below, Eve measures and resends
-    const double* accept;          // [levels] P(click | level) / P(candidate)
-    const double* outcome;         // [levels][2 matched|mismatched][2] cumulative: right only, right or wrong only
+    const uint64_t* level_limits;  // [levels] largest of the level's limits
+    const uint64_t* limits;        // [levels][4 states of Alice][2 bases of Bob][3] of 2^53: cumulative shares of a
+                                   // candidate: only the first detector, only the second, both
     int64_t dead_pulses;
+    double afterpulse_mean;  // charges that let go after the dead time, for each avalanche
+    double afterpulse_first, afterpulse_last, afterpulse_inverse;  // lag = (first - u (first - last)) ^ inverse, in gates
 };
 
-struct ThinResult {
+struct LinkResult {
     size_t clicks;
-    size_t double_clicks;
-    int64_t last_click;
+    uint64_t reached;  // pulses done
+    bool is_full;      // more charges waiting than there is room for
+};
+
+struct PlainParameters {
+    double probability;
+    uint32_t basis_threshold;
+    uint32_t level_limits[2];  // of 2^32, cumulative shares of clicks
+    uint32_t error_limits[4];  // of 2^31: for three levels in matched bases, and in mismatched ones
 };
 
 struct QcCode {
@@ -34,11 +46,11 @@ struct QcCode {
 
 struct Kernels {
     const char* name;
-    size_t (*sample_candidates)(uint64_t* rng, uint64_t start, uint64_t count, double probability, uint64_t* positions,
-                                size_t capacity, uint64_t* reached);
-    ThinResult (*thin_clicks)(uint64_t* rng, const uint64_t* positions, const uint64_t* alice, const uint64_t* bob,
-                              size_t count, const ThinParameters& p, int64_t last_click, uint64_t* out_positions,
-                              uint8_t* out_basis, uint8_t* out_bit);
+    LinkResult (*sample_link)(uint64_t* rng, uint64_t start, uint64_t count, const LinkParameters& p, int64_t* memory,
+                              size_t memory_room, uint64_t* out_positions, uint8_t* out_flags, uint64_t* tally, size_t room);
+    size_t (*sample_plain)(uint64_t* rng, uint64_t start, uint64_t count, const PlainParameters& p, uint64_t* positions,
+                           uint8_t* attributes, size_t capacity, uint64_t* reached);
+    void (*stream_words)(const uint8_t* seed, const uint64_t* positions, size_t count, uint64_t* words);
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, uint8_t* syndrome);
     void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames,
                         int iterations_max, uint8_t* errors, int32_t* iterations);

@@ -41,12 +41,12 @@ bool runs_here(const std::string& name) {
 #if defined(QTRUNK_X86)
     __builtin_cpu_init();
     const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("pclmul");
+                    __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("aes");
     if (name == "avx2") return avx2_kernels() && v3;
     if (name == "avx512")
         return avx512_kernels() && v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("vpclmulqdq");
+               __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("vaes");
 #endif
     return false;
 }
@@ -73,57 +73,91 @@ void require(bool condition, const char* what) {
     if (!condition) throw std::invalid_argument(what);
 }
 
-Array<uint64_t> sample_candidates(MutableVector<uint64_t> rng, uint64_t start, uint64_t count, double probability) {
-    require(rng.shape(0) == 4, "rng: shape (4,) is needed");
-    require(probability >= 0.0 && probability < 1.0, "probability: at least 0 and below 1");
-    require(count < (1ull << 62) && start < (1ull << 62), "start, count: below 2**62");
-    const double mean = probability * static_cast<double>(count);
-    // Six standard deviations of room: one buffer does, but for one call in a thousand million.
-    size_t room = std::min<size_t>(count, static_cast<size_t>(mean + 6 * std::sqrt(mean)) + 64), found = 0;
-    std::unique_ptr<uint64_t[]> out(new uint64_t[room + 1]);
-    if (probability > 0.0) {
-        nb::gil_scoped_release released;
-        uint64_t at = 0;
-        while (at < count) {
-            if (found == room) {
-                room = 2 * room + 64;
-                std::unique_ptr<uint64_t[]> larger(new uint64_t[room + 1]);
-                std::copy_n(out.get(), found, larger.get());
-                out = std::move(larger);
-            }
-            uint64_t reached = 0;
-            found += kernels().sample_candidates(rng.data(), start + at, count - at, probability, out.get() + found,
-                                                 room - found, &reached);
-            at += reached;
-        }
-    }
-    return give(std::move(out), found);
-}
-
-nb::tuple thin_clicks(MutableVector<uint64_t> rng, Vector<uint64_t> positions, Vector<uint64_t> alice,
-                      Vector<uint64_t> bob, Vector<uint32_t> thresholds, uint32_t alice_basis_threshold,
-                      uint32_t bob_basis_threshold, uint64_t intercept_threshold, Vector<double> accept,
-                      Vector<double> outcome, int64_t dead_pulses, int64_t last_click) {
-    const size_t count = positions.shape(0), levels = accept.shape(0);
-    require(rng.shape(0) == 4, "rng: shape (4,) is needed");
-    require(alice.shape(0) == count, "alice_words: one word for each position");
-    require(bob.shape(0) == count, "bob_words: one word for each position");
-    require(levels >= 1 && levels <= 16, "accept: 1 to 16 intensities");
-    require(thresholds.shape(0) + 1 == levels, "intensity_thresholds: one less than intensities");
-    require(outcome.shape(0) == 4 * levels, "outcome: shape (intensities, 2, 2)");
+nb::tuple sample_link(MutableVector<uint64_t> rng, MutableVector<int64_t> memory, MutableVector<uint64_t> tally, uint64_t start, uint64_t count,
+                      Vector<uint8_t> alice_seed, Vector<uint8_t> bob_seed, double candidate_probability,
+                      Vector<uint32_t> thresholds, uint32_t alice_basis_threshold, uint32_t bob_basis_threshold,
+                      Vector<uint64_t> limits, int64_t dead_pulses, double afterpulse_mean, double afterpulse_first,
+                      double afterpulse_last, double afterpulse_inverse) {
+    const size_t levels = thresholds.shape(0) + 1;
+    require(rng.shape(0) == 32, "rng: shape (32,) is needed");
+    require(memory.shape(0) >= 64, "memory: at least 64 numbers");
+    require(memory(2) >= 0 && static_cast<size_t>(memory(2)) + 3 <= memory.shape(0), "memory: made by new_memory only");
+    require(alice_seed.shape(0) == 32 && bob_seed.shape(0) == 32, "seeds: 32 octets each");
+    require(candidate_probability >= 0.0 && candidate_probability < 1.0, "candidate_probability: at least 0 and below 1");
+    require(count < (1ull << 61) && start < (1ull << 61), "start, count: below 2**61");
+    require(tally.shape(0) == 256, "tally: shape (256,) is needed");
+    require(levels <= 4, "intensity_thresholds: up to 3");
+    require(limits.shape(0) == 24 * levels, "limits: shape (intensities, 4, 2, 3)");
     require(dead_pulses >= 0, "dead_pulses: not negative");
-    const ThinParameters p{thresholds.data(),   static_cast<int>(levels), alice_basis_threshold, bob_basis_threshold,
-                           intercept_threshold, accept.data(),            outcome.data(),        dead_pulses};
-    std::unique_ptr<uint64_t[]> out_positions(new uint64_t[count + 1]);
-    std::unique_ptr<uint8_t[]> out_basis(new uint8_t[count + 1]), out_bit(new uint8_t[count + 1]);
-    ThinResult result{};
+    require(afterpulse_mean >= 0 && afterpulse_mean < 1, "afterpulse_mean: at least 0 and below 1");
+    std::vector<uint64_t> level_limits(levels, 0);
+    for (size_t i = 0; i < 24 * levels; ++i) level_limits[i / 24] = std::max(level_limits[i / 24], limits(i));
+    const LinkParameters p{alice_seed.data(),     bob_seed.data(),       candidate_probability, thresholds.data(),
+                           static_cast<int>(levels), alice_basis_threshold, bob_basis_threshold, level_limits.data(),
+                           limits.data(),         dead_pulses,           afterpulse_mean,       afterpulse_first,
+                           afterpulse_last,       afterpulse_inverse};
+    const double mean = candidate_probability * static_cast<double>(count) / (1 - afterpulse_mean);
+    size_t room = static_cast<size_t>(mean + 8 * std::sqrt(mean)) + 8192, clicks = 0;
+    std::unique_ptr<uint64_t[]> positions(new uint64_t[room]);
+    std::unique_ptr<uint8_t[]> flags(new uint8_t[room]);
     {
         nb::gil_scoped_release released;
-        result = kernels().thin_clicks(rng.data(), positions.data(), alice.data(), bob.data(), count, p, last_click,
-                                       out_positions.get(), out_basis.get(), out_bit.get());
+        for (uint64_t at = 0; at < count;) {
+            if (room - clicks < 8192) {
+                std::unique_ptr<uint64_t[]> more_positions(new uint64_t[2 * room]);
+                std::unique_ptr<uint8_t[]> more_flags(new uint8_t[2 * room]);
+                std::copy_n(positions.get(), clicks, more_positions.get());
+                std::copy_n(flags.get(), clicks, more_flags.get());
+                positions = std::move(more_positions);
+                flags = std::move(more_flags);
+                room *= 2;
+            }
+            const LinkResult result =
+                kernels().sample_link(rng.data(), start + at, count - at, p, memory.data(), memory.shape(0),
+                                      positions.get() + clicks, flags.get() + clicks, tally.data(),
+                                      room - clicks);
+            clicks += result.clicks;
+            at += result.reached;
+            if (result.is_full) throw std::runtime_error("more afterpulses are waiting than memory has room for");
+        }
     }
-    return nb::make_tuple(give(std::move(out_positions), result.clicks), give(std::move(out_basis), result.clicks),
-                          give(std::move(out_bit), result.clicks), result.last_click, result.double_clicks);
+    return nb::make_tuple(give(std::move(positions), clicks), give(std::move(flags), clicks));
+}
+
+nb::tuple sample_plain(MutableVector<uint64_t> rng, uint64_t start, uint64_t count, double probability,
+                       uint32_t basis_threshold, Vector<uint32_t> level_limits, Vector<uint32_t> error_limits) {
+    require(rng.shape(0) == 32, "rng: shape (32,) is needed");
+    require(probability > 0.0 && probability < 1.0, "probability: above 0 and below 1");
+    require(count < (1ull << 61) && start < (1ull << 61), "start, count: below 2**61");
+    require(basis_threshold <= 65536, "basis_threshold: at most 65536");
+    require(level_limits.shape(0) == 2, "level_limits: two for three intensities");
+    require(error_limits.shape(0) == 4, "error_limits: three intensities and mismatched bases");
+    PlainParameters p{probability, basis_threshold, {level_limits(0), level_limits(1)}, {}};
+    for (int i = 0; i < 4; ++i) p.error_limits[i] = error_limits(i);
+    const double mean = probability * static_cast<double>(count);
+    const size_t room = static_cast<size_t>(mean + 10 * std::sqrt(mean)) + 4096;
+    std::unique_ptr<uint64_t[]> positions(new uint64_t[room]);
+    std::unique_ptr<uint8_t[]> attributes(new uint8_t[room]);
+    uint64_t reached = 0;
+    size_t found = 0;
+    {
+        nb::gil_scoped_release released;
+        found = kernels().sample_plain(rng.data(), start, count, p, positions.get(), attributes.get(), room, &reached);
+    }
+    if (reached < count) throw std::runtime_error("ten standard deviations more clicks than expected");
+    return nb::make_tuple(give(std::move(positions), found), give(std::move(attributes), found));
+}
+
+Array<uint64_t> stream_words(Vector<uint8_t> seed, Vector<uint64_t> positions) {
+    require(seed.shape(0) == 32, "seed: 32 octets");
+    const size_t count = positions.shape(0), room = (count + 15) & ~size_t{7};
+    std::unique_ptr<uint64_t[]> words(new uint64_t[room]), padded(new uint64_t[room]());
+    {
+        nb::gil_scoped_release released;
+        std::copy_n(positions.data(), count, padded.get());
+        kernels().stream_words(seed.data(), padded.get(), count, words.get());
+    }
+    return give(std::move(words), count);
 }
 
 QcCode code_of(int columns, int rows, int lift, const Vector<int32_t>& row_start, const Vector<int32_t>& column,
@@ -382,12 +416,14 @@ NB_MODULE(_kernels, m) {
     // not move on, and the next call would draw the same numbers again).
     const auto array = [](const char* name) { return nb::arg(name).noconvert(); };
     const auto number = [](const char* name) { return nb::arg(name); };
-    m.def("sample_candidates", &sample_candidates, array("rng"), number("start"), number("count"),
-          number("probability"));
-    m.def("thin_clicks", &thin_clicks, array("rng"), array("positions"), array("alice_words"), array("bob_words"),
-          array("intensity_thresholds"), number("alice_basis_threshold"), number("bob_basis_threshold"),
-          number("intercept_threshold"), array("accept"), array("outcome"), number("dead_pulses"),
-          number("last_click"));
+    m.def("sample_link", &sample_link, array("rng"), array("memory"), array("tally"), number("start"),
+          number("count"), array("alice_seed"), array("bob_seed"), number("candidate_probability"), array("intensity_thresholds"),
+          number("alice_basis_threshold"), number("bob_basis_threshold"), array("limits"), number("dead_pulses"),
+          number("afterpulse_mean"), number("afterpulse_first"), number("afterpulse_last"),
+          number("afterpulse_inverse"));
+    m.def("sample_plain", &sample_plain, array("rng"), number("start"), number("count"), number("probability"),
+          number("basis_threshold"), array("level_limits"), array("error_limits"));
+    m.def("stream_words", &stream_words, array("seed"), array("positions"));
     m.def("ldpc_syndrome", &ldpc_syndrome, number("columns"), number("rows"), number("lift"), array("row_start"),
           array("column"), array("shift"), array("bits"));
     m.def("ldpc_decode", &ldpc_decode, number("columns"), number("rows"), number("lift"), array("row_start"),

@@ -4,21 +4,35 @@ from numpy.typing import NDArray
 def path() -> str: ...
 def paths() -> list[str]: ...
 def force_path(name: str) -> None: ...
-def sample_candidates(rng: NDArray[np.uint64], start: int, count: int, probability: float) -> NDArray[np.uint64]: ...
-def thin_clicks(
+def sample_link(
     rng: NDArray[np.uint64],
-    positions: NDArray[np.uint64],
-    alice_words: NDArray[np.uint64],
-    bob_words: NDArray[np.uint64],
+    memory: NDArray[np.int64],
+    tally: NDArray[np.uint64],
+    start: int,
+    count: int,
+    alice_seed: NDArray[np.uint8],
+    bob_seed: NDArray[np.uint8],
+    candidate_probability: float,
     intensity_thresholds: NDArray[np.uint32],
     alice_basis_threshold: int,
     bob_basis_threshold: int,
-    intercept_threshold: int,
-    accept: NDArray[np.float64],
-    outcome: NDArray[np.float64],
+    limits: NDArray[np.uint64],
     dead_pulses: int,
-    last_click: int,
-) -> tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.uint8], int, int]: ...
+    afterpulse_mean: float,
+    afterpulse_first: float,
+    afterpulse_last: float,
+    afterpulse_inverse: float,
+) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]: ...
+def sample_plain(
+    rng: NDArray[np.uint64],
+    start: int,
+    count: int,
+    probability: float,
+    basis_threshold: int,
+    level_limits: NDArray[np.uint32],
+    error_limits: NDArray[np.uint32],
+) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]: ...
+def stream_words(seed: NDArray[np.uint8], positions: NDArray[np.uint64]) -> NDArray[np.uint64]: ...
 def ldpc_syndrome(
     columns: int,
     rows: int,

@@ -9,6 +9,7 @@ argument that is changed in place (`rng`) would lose the change.
 Costs are for one core of a 2024 server at 3.6 GHz, AVX-512 path.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,11 @@ U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
+I64 = NDArray[np.int64]
 F64 = NDArray[np.float64]
 
 NEVER = -(1 << 60)
-"""`last_click` of a receiver that has not clicked yet."""
+"""Last click of a receiver that has not clicked yet."""
 CHANNEL_SCALE = 4.0
 """Decoder beliefs are log-likelihood ratios in steps of 1/4."""
 CHANNEL_MIN = 10
@@ -63,76 +65,126 @@ def force_path(name: str | None) -> None:
 
 
 def new_rng(seed: bytes) -> U64:
-    """State of the simulated light's dice, shape (4,), from 32 octets that are not all zero.
+    """State of the simulated light's dice, shape (32,), from 32 octets.
 
-    xoshiro256++: fast and statistically sound, never for a secret.
+    Eight xoshiro256++ side by side, word j of generator i at [8 j + i], filled by SHAKE-256 of the seed: fast and
+    statistically sound, never for a secret.
     """
-    if len(seed) != 32 or not any(seed):
-        raise ValueError("seed: 32 octets, not all zero")
-    return np.frombuffer(seed, np.uint64).copy()
+    if len(seed) != 32:
+        raise ValueError("seed: 32 octets")
+    return np.frombuffer(hashlib.shake_256(seed).digest(256), np.uint64).copy()
 
 
-def sample_candidates(rng: U64, start: int, count: int, probability: float) -> U64:
-    """Positions in [start, start + count), each there independently with `probability`, ascending.
-
-    Exact, by geometric gaps: one word of `rng`, which moves on, and about 7 ns for each candidate, nothing
-    for the pulses between. The next gap is floor(ln u / ln(1 - p)) misses with u = ((word >> 11) + 1) / 2^53;
-    a word that leads past the end is spent too.
+def new_memory(charges_max: int = 4096) -> I64:
+    """The memory of a receiver that has not clicked yet, for `sample_link`: last click, avalanches until one leaves a
+    charge behind (-1: not drawn yet), charges waiting, and room for them.
     """
-    _check("rng", rng, np.uint64)
-    return _kernels.sample_candidates(rng, start, count, probability)
+    memory = np.zeros(charges_max + 3, np.int64)
+    memory[:3] = NEVER, -1, 0
+    return memory
 
 
-def thin_clicks(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Afterpulses:
+    """Charges that an avalanche leaves in its diode and that let go after the dead time.
+
+    `mean` is their number for each avalanche. Each lets go in the gate floor(x ^ inverse) after it, x uniform between
+    `last` and `first`: a truncated power law with survival linear in lag ^ (1 / inverse).
+    """
+
+    mean: float = 0.0
+    first: float = 1.0
+    last: float = 1.0
+    inverse: float = 1.0
+
+
+def sample_link(
     rng: U64,
-    positions: U64,
-    alice_words: U64,
-    bob_words: U64,
+    memory: I64,
+    tally: U64,
+    start: int,
+    count: int,
     *,
+    alice_seed: bytes,
+    bob_seed: bytes,
+    candidate_probability: float,
     intensity_thresholds: U32,
     alice_basis_threshold: int,
     bob_basis_threshold: int,
-    intercept_threshold: int,
-    accept: F64,
-    outcome: F64,
+    limits: U64,
     dead_pulses: int,
-    last_click: int,
-) -> tuple[U64, U8, U8, int, int]:
-    """Which candidates click, and where: (positions, Bob's basis, bit, last click, clicks in both detectors).
+    afterpulses: Afterpulses,
+) -> tuple[U64, U8]:
+    """Which of the pulses [start, start + count) click, and where: (positions, flags). About 12 ns a candidate.
 
-    Alice's word: low 32 bits against the cumulative `intensity_thresholds` give the level, the next 16 the
-    basis (below the threshold: key basis), bit 48 the bit. Bob's word: low 16 bits give the basis.
-    `accept[k]` is P(click | level k) over the candidate probability. `outcome[k, m]` holds cumulative
-    chances, given a click, of (only the right detector, only one of them) for matched (m = 0) and mismatched
-    (m = 1) bases; the rest is both, read as a random bit. After a click `dead_pulses` pulses are blind. With
-    chance `intercept_threshold` / 2^32 Eve measures in a random basis and resends what she saw at the same
-    intensity.
+    Exactly what going through them pulse by pulse would give. Candidates lie at geometric gaps with
+    `candidate_probability`. The words of both ends' streams at a candidate (`stream_words`) give Alice's level, basis
+    and bit (her state is 2 basis + bit) and Bob's basis, as quantum.source says. `limits[level, state, basis]` holds
+    2^53 times the cumulative shares of a candidate in which only the first detector has an avalanche, only the second,
+    both; the rest is no click. A click blinds both detectors for `dead_pulses`. `rng` and `memory` move on.
 
-    Three words w0, w1, w2 of `rng` for each candidate, whatever happens, about 8 ns: kept if w0 >> 11 is
-    below accept[k] 2^53; the outcome is w1 >> 11 against outcome[k, m] 2^53; w2 holds Eve's choice (low 32
-    bits), her basis (bit 32), her bit where the bases differ (33) and the bit of a click in both detectors
-    (34). `last_click` goes into the next call.
+    Flags tell what really happened: bit 0 the reported bit (the detector, or a coin where both clicked), bit 1 both
+    clicked, bit 2 the gate would have been silent but for an afterpulse, bit 3 Bob's basis, bit 4 Alice's bit, bit 5
+    her basis, bits 6-7 her level. The receiver's electronics know bits 0 and 1 of them. `tally`, shape (256,), counts
+    the clicks of each value on.
     """
     _check("rng", rng, np.uint64)
-    for name, words in (("positions", positions), ("alice_words", alice_words), ("bob_words", bob_words)):
-        _check(name, words, np.uint64)
+    _check("memory", memory, np.int64)
+    _check("tally", tally, np.uint64)
     _check("intensity_thresholds", intensity_thresholds, np.uint32)
-    _check("accept", accept, np.float64)
-    _check("outcome", outcome, np.float64, 3)
-    return _kernels.thin_clicks(
+    _check("limits", limits, np.uint64, 4)
+    return _kernels.sample_link(
         rng,
-        positions,
-        alice_words,
-        bob_words,
+        memory,
+        tally,
+        start,
+        count,
+        np.frombuffer(alice_seed, np.uint8),
+        np.frombuffer(bob_seed, np.uint8),
+        candidate_probability,
         intensity_thresholds,
         alice_basis_threshold,
         bob_basis_threshold,
-        intercept_threshold,
-        accept,
-        outcome.reshape(-1),
+        limits.reshape(-1),
         dead_pulses,
-        last_click,
+        afterpulses.mean,
+        afterpulses.first,
+        afterpulses.last,
+        afterpulses.inverse,
     )
+
+
+def sample_plain(
+    rng: U64,
+    start: int,
+    count: int,
+    *,
+    probability: float,
+    basis_threshold: int,
+    level_limits: U32,
+    error_limits: U32,
+) -> tuple[U64, U8]:
+    """Clicks of a link of three intensities without memory, settings and all, from dice alone: (positions, attributes).
+    About 1.5 ns a click.
+
+    Each pulse clicks with `probability`. Attributes: bits 0-1 level (`level_limits`: 2^32 times the cumulative shares
+    of clicks), 2 Alice's basis and 4 Bob's (below `basis_threshold` / 65536: key basis), 3 her bit, 5 error
+    (`error_limits`: 2^31 times its chance for each level in matched bases, and in mismatched ones). For statistics, not
+    for links: there are no streams that two ends could share.
+    """
+    _check("rng", rng, np.uint64)
+    _check("level_limits", level_limits, np.uint32)
+    _check("error_limits", error_limits, np.uint32)
+    return _kernels.sample_plain(rng, start, count, probability, basis_threshold, level_limits, error_limits)
+
+
+def stream_words(seed: bytes, positions: U64) -> U64:
+    """First eight octets, little-endian, of AES-256 under `seed` of each position as a 16-octet little-endian block.
+
+    What `sample_link` computes inside, for tests and simulations. A node's own secret stream is quantum.source.words.
+    """
+    _check("positions", positions, np.uint64)
+    return _kernels.stream_words(np.frombuffer(seed, np.uint8), positions)
 
 
 # ── reconciliation ──────────────────────────────────────────────────────────────────────────────────────────

@@ -29,6 +29,7 @@ class Equipment:
     key_basis_probability: float = 0.78
     visibility: float = 0.99
     residual_phase_rad: float = 0.11
+    """Phase noise that is too fast for the control loop, rms."""
     receiver_loss_db: float = 6.0
     """Receiver optics, the 3 dB of the time slots included."""
     detector_efficiency: float = 0.125
@@ -37,6 +38,18 @@ class Equipment:
     afterpulse_probability: float = 0.015
     """Total, per click."""
     dead_time_s: float = 100e-9
+    gate_mismatch_s: float = 0.0
+    """Between the middles of the two detectors' gates."""
+    intensity_fluctuation: float = 0.01
+    """From pulse to pulse, relative, rms."""
+    added_noise_probability: float = 0.0
+    """Per gate and detector: light of other channels in the same fibre."""
+    temperature_rms_k: float = 0.02
+    """Of the difference between the two interferometers: what lets their phase drift."""
+    control_period_s: float = 0.1
+    """How often the phase is scanned and corrected."""
+    reference_fraction: float = 0.01
+    """Share of the time that such scans take from the key."""
     fibre_db_per_km: float = 0.21
     connector_loss_db: float = 1.0
     block_s: float = 4.0

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy import signal, stats
 
 from qtrunk import kernels
+from qtrunk.quantum import source
 
 _spec = importlib.util.spec_from_file_location("twins", Path(__file__).parent / "twins.py")
 twins = importlib.util.module_from_spec(_spec)
@@ -41,122 +42,178 @@ def test_the_portable_path_is_always_there():
         kernels.force_path("avx1024")
 
 
-@pytest.mark.parametrize(("count", "probability"), [(200_000, 0.01), (400, 0.9), (1, 0.5), (0, 0.5), (10**15, 1e-12)])
-def test_candidates_equal_their_twin(path, count, probability):
-    rng = kernels.new_rng(bytes(range(1, 33)))
-    want, state = twins.sample_candidates(rng, 77, count, probability)
-    assert kernels.sample_candidates(rng, 77, count, probability).tolist() == want
+LINK = {
+    "alice_seed": b"a" * 32,
+    "bob_seed": b"b" * 32,
+    "candidate_probability": 0.02,
+    "intensity_thresholds": np.array([2_000_000_000, 3_800_000_000], np.uint32),
+    "alice_basis_threshold": 51_000,
+    "bob_basis_threshold": 40_000,
+    "dead_pulses": 30,
+    "afterpulses": kernels.Afterpulses(mean=0.4, first=31**-0.2, last=31_000**-0.2, inverse=-5.0),
+}
+
+
+def limits_of(levels, error=0.02, mismatched=0.5, doubles=0.01):
+    """Shares of a candidate of each level that click; state 2 basis + bit, the bit is the detector."""
+    limits = np.zeros((len(levels), 4, 2, 3))
+    for state in range(4):
+        for basis in range(2):
+            wrong = error if state // 2 == basis else mismatched
+            first = (1 - doubles) * (wrong if state % 2 else 1 - wrong)
+            limits[:, state, basis] = np.outer(levels, (first, 1 - doubles, 1.0))
+    return (limits * 2.0**53).astype(np.uint64)
+
+
+def sampled(count=200_000, start=77, seed=b"\x03" * 32, **changes):
+    link = {**LINK, "limits": limits_of((1.0, 0.4, 0.05)), **changes}
+    rng, memory, tally = kernels.new_rng(seed), kernels.new_memory(), np.zeros(256, np.uint64)
+    positions, flags = kernels.sample_link(rng, memory, tally, start, count, **link)
+    return positions, flags, rng, memory, tally, link
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"dead_pulses": 0, "afterpulses": kernels.Afterpulses()},
+        {"dead_pulses": 400, "candidate_probability": 0.5, "count": 20_000},
+        {"candidate_probability": 0.0},
+        {"count": 10**15, "candidate_probability": 1e-12},
+    ],
+)
+def test_clicks_of_a_link_equal_their_twin(path, changes):
+    positions, flags, rng, memory, tally, link = sampled(**changes)
+    if link["candidate_probability"] == 0:
+        assert len(positions) == 0
+        return
+    count = changes.get("count", 200_000)
+    before = kernels.new_memory()
+    options = {name: value for name, value in link.items() if name != "count"}
+    want, state = twins.sample_link(kernels.new_rng(b"\x03" * 32), before, 77, count, source.words, **options)
+    assert list(zip(positions.tolist(), flags.tolist(), strict=True)) == want.clicks
     assert rng.tolist() == state
+    assert memory[0] == want.last
+    assert memory[3 : 3 + memory[2]].tolist() == want.waiting
+    np.testing.assert_array_equal(tally, np.bincount(flags, minlength=256))
 
 
-def test_candidates_are_the_same_on_every_path():
-    seen = []
-    for name in kernels.cpu_paths():
-        kernels.force_path(name)
-        rng = kernels.new_rng(bytes(range(32)))
-        seen.append((kernels.sample_candidates(rng, 1000, 3_000_000, 0.01), rng))
-    kernels.force_path(None)
-    for positions, rng in seen[1:]:
-        np.testing.assert_array_equal(positions, seen[0][0])
-        np.testing.assert_array_equal(rng, seen[0][1])
+def test_a_slice_goes_on_where_the_one_before_ended(path):
+    # Dead time and waiting charges cross the border; the dice do not, so the halves are compared with the twin's.
+    link = {**LINK, "limits": limits_of((1.0, 0.4, 0.05))}
+    rng, memory, tally = kernels.new_rng(b"\x04" * 32), kernels.new_memory(), np.zeros(256, np.uint64)
+    got, want, state, twin_memory = [], [], kernels.new_rng(b"\x04" * 32), kernels.new_memory()
+    for start in (0, 50_000):
+        positions, flags = kernels.sample_link(rng, memory, tally, start, 50_000, **link)
+        got += zip(positions.tolist(), flags.tolist(), strict=True)
+        twin, state = twins.sample_link(state, twin_memory, start, 50_000, source.words, **link)
+        want += twin.clicks
+        twin_memory[:3] = twin.last, twin.until, len(twin.waiting)
+        twin_memory[3 : 3 + len(twin.waiting)] = twin.waiting
+    assert got == want
+    positions = np.array([position for position, _ in got])
+    assert np.all(np.diff(positions) > 30)
+    assert any(flag & 4 and position > 50_000 for position, flag in got)
 
 
-def test_candidates_are_ascending_in_range_and_as_many_as_expected(path):
-    rng = kernels.new_rng(b"\x07" * 32)
+def test_flags_tell_both_ends_settings_as_their_streams_have_them(path):
+    positions, flags, *_ = sampled(2_000_000)
+    settings = source.SourceSettings((0.5, 0.2, 0.0), (0.5, 0.4, 0.1), 0.7)
+    sent = source.decode_settings(source.words(LINK["alice_seed"], positions), settings)
+    low = (source.words(LINK["alice_seed"], positions) & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+    level = (low[:, None] >= LINK["intensity_thresholds"]).sum(axis=1)
+    np.testing.assert_array_equal(flags >> 6, level)
+    np.testing.assert_array_equal(flags >> 4 & 1, sent.bit)
+    test_draw = (source.words(LINK["alice_seed"], positions) >> np.uint64(32)) & np.uint64(0xFFFF)
+    np.testing.assert_array_equal(flags >> 5 & 1, test_draw >= LINK["alice_basis_threshold"])
+    bob = source.words(LINK["bob_seed"], positions) & np.uint64(0xFFFF)
+    np.testing.assert_array_equal(flags >> 3 & 1, bob >= LINK["bob_basis_threshold"])
+
+
+def test_the_stream_is_the_cipher_that_nodes_use(path):
+    for count in (0, 1, 7, 8, 9, 15, 16, 17, 1000):
+        positions = np.arange(count, dtype=np.uint64) * np.uint64(0x123456789ABC)
+        np.testing.assert_array_equal(kernels.stream_words(b"k" * 32, positions), source.words(b"k" * 32, positions))
+
+
+def test_clicks_are_ascending_in_range_and_as_many_as_expected(path):
+    no_memory = {"dead_pulses": 0, "afterpulses": kernels.Afterpulses(), "limits": limits_of((1.0, 1.0, 1.0))}
     for probability in (1e-6, 0.003, 0.3, 0.999):
-        count = 2_000_000
-        positions = kernels.sample_candidates(rng, 5, count, probability)
-        assert len(positions) == 0 or (positions[0] >= 5 and positions[-1] < 5 + count)
+        positions, *_ = sampled(100_000, 5, candidate_probability=probability, **no_memory)
+        assert len(positions) == 0 or (positions[0] >= 5 and positions[-1] < 5 + 100_000)
         assert np.all(np.diff(positions.astype(np.int64)) > 0)
-        assert stats.binomtest(len(positions), count, probability).pvalue > FALSE_ALARM
-    assert len(kernels.sample_candidates(rng, 0, 10**9, 0.0)) == 0
-    assert len(kernels.sample_candidates(rng, 0, 0, 0.5)) == 0
+        assert stats.binomtest(len(positions), 100_000, probability).pvalue > FALSE_ALARM
 
 
-def test_candidate_gaps_are_geometric(path):
-    rng = kernels.new_rng(b"\x21" * 32)
-    gaps = np.diff(kernels.sample_candidates(rng, 0, 4_000_000, 0.05).astype(np.int64))
+def test_gaps_without_memory_are_geometric(path):
+    positions, _ = plain(kernels.new_rng(b"\x21" * 32), 4_000_000, 0.05)
+    gaps = np.diff(positions.astype(np.int64))
     edges = np.arange(1, 101)
     observed = [np.sum(gaps == g) for g in edges] + [np.sum(gaps > 100)]
     expected = [*stats.geom.pmf(edges, 0.05), stats.geom.sf(100, 0.05)]
     assert stats.chisquare(observed, np.array(expected) * len(gaps) / sum(expected)).pvalue > FALSE_ALARM
 
 
-@pytest.mark.parametrize("intercept", [0, 1 << 31, 1 << 32])
-def test_clicks_equal_their_twin(path, intercept):
-    dice = np.random.default_rng(5)
-    positions = np.cumsum(dice.integers(1, 40, 5000)).astype(np.uint64)
-    alice, bob = dice.integers(0, 2**64, (2, 5000), np.uint64)
-    thresholds = np.array([3_000_000_000, 4_000_000_000], np.uint32)
-    accept = np.array([1.0, 0.4, 0.05])
-    outcome = np.array([[[0.9, 0.98], [0.48, 0.97]], [[0.95, 0.99], [0.5, 0.99]], [[0.5, 0.999], [0.5, 0.999]]])
-    start = kernels.new_rng(b"\x03" * 32)
-    want = twins.thin_clicks(
-        start,
-        positions,
-        alice,
-        bob,
-        thresholds,
-        59_000,
-        58_000,
-        intercept,
-        accept,
-        outcome,
-        30,
-        kernels.NEVER,
+def test_afterpulses_come_as_often_and_as_late_as_they_should():
+    law = kernels.Afterpulses(mean=0.3, first=101**-0.2, last=100_000**-0.2, inverse=-5.0)
+    positions, flags, *_ = sampled(
+        40_000_000_000,
+        candidate_probability=1e-6,
+        dead_pulses=100,
+        afterpulses=law,
+        limits=limits_of((1.0, 1.0, 1.0), doubles=0),
     )
-    rng = start.copy()
-    got = kernels.thin_clicks(
-        rng,
-        positions,
-        alice,
-        bob,
-        intensity_thresholds=thresholds,
-        alice_basis_threshold=59_000,
-        bob_basis_threshold=58_000,
-        intercept_threshold=intercept,
-        accept=accept,
-        outcome=outcome,
-        dead_pulses=30,
-        last_click=kernels.NEVER,
-    )
-    assert [part.tolist() for part in got[:3]] == [list(part) for part in want[:3]]
-    assert got[3:] == want[3:5]
-    assert rng.tolist() == want[5]
+    is_after = flags & 4 > 0
+    # So rare is light here that every charge finds the receiver live and every click has 0.3 / 0.7 descendants.
+    light = int((~is_after).sum())
+    # Descendants of a branching process: variance m / (1 - m)^3 of each ancestor's; the sum is as good as normal.
+    deviation = (is_after.sum() - light * 0.3 / 0.7) / (light * 0.3 / 0.7**3) ** 0.5
+    assert 2 * stats.norm.sf(abs(deviation)) > FALSE_ALARM
+    lags = np.diff(positions.astype(np.int64))[is_after[1:] & ~is_after[:-1]]
+    assert lags.min() > 100
+    share_late = (1000**-0.2 - law.last) / (law.first - law.last)
+    # The first of several charges comes a little early, and light of its own a little late: a tenth at most.
+    assert abs((lags > 1000).mean() - share_late) < 0.1 * share_late + 5 * (share_late / len(lags)) ** 0.5
 
 
-def sifted_qber(intercept):
-    """Errors over clicks where Bob's basis is Alice's, on a link without noise, and how many clicks."""
-    rng, dice = kernels.new_rng(b"\x33" * 32), np.random.default_rng(4)
-    positions = kernels.sample_candidates(rng, 0, 10_000_000, 0.02)
-    alice, bob = (dice.integers(0, 2**64, len(positions), dtype=np.uint64) for _ in range(2))
-    clicked, basis, bit, last, doubles = kernels.thin_clicks(
-        rng,
-        positions,
-        alice,
-        bob,
-        intensity_thresholds=np.zeros(0, np.uint32),
-        alice_basis_threshold=32_768,
-        bob_basis_threshold=32_768,
-        intercept_threshold=intercept,
-        accept=np.array([0.5]),
-        outcome=np.array([[[1.0, 1.0], [0.5, 1.0]]]),
-        dead_pulses=20,
-        last_click=kernels.NEVER,
-    )
-    assert doubles == 0
-    assert last == clicked[-1]
-    assert np.diff(clicked.astype(np.int64)).min() == 21
-    words = alice[np.searchsorted(positions, clicked)]
-    matched = ((words >> np.uint64(32)) & np.uint64(0xFFFF) >= 32_768) == basis
-    errors = ((words >> np.uint64(48)) & np.uint64(1) != bit)[matched]
-    return int(errors.sum()), len(errors)
+PLAIN = {
+    "basis_threshold": 50_000,
+    "level_limits": np.array([3_000_000_000, 4_200_000_000], np.uint32),
+    "error_limits": (np.array([0.01, 0.03, 0.5, 0.5]) * 2**31).astype(np.uint32),
+}
 
 
-def test_a_noiseless_link_has_no_errors_and_a_full_intercept_makes_one_bit_in_four_wrong(path):
-    assert sifted_qber(0)[0] == 0
-    assert stats.binomtest(*sifted_qber(1 << 32), 0.25).pvalue > FALSE_ALARM
-    assert stats.binomtest(*sifted_qber(1 << 31), 0.125).pvalue > FALSE_ALARM
+def plain(rng, count, probability):
+    return kernels.sample_plain(rng, 77, count, probability=probability, **PLAIN)
+
+
+@pytest.mark.parametrize(("count", "probability"), [(200_000, 0.01), (400, 0.9), (1, 0.5), (0, 0.5), (10**15, 1e-12)])
+def test_plain_clicks_equal_their_twin(path, count, probability):
+    rng = kernels.new_rng(bytes(range(1, 33)))
+    want, state = twins.sample_plain(rng, 77, count, probability, *PLAIN.values())
+    positions, attributes = plain(rng, count, probability)
+    assert list(zip(positions.tolist(), attributes.tolist(), strict=True)) == want
+    assert rng.tolist() == state
+
+
+def test_plain_clicks_have_the_shares_they_should(path):
+    positions, attributes = plain(kernels.new_rng(b"\x22" * 32), 50_000_000, 0.02)
+    level, a, bit, b, wrong = (attributes >> s & m for s, m in ((0, 3), (2, 1), (3, 1), (4, 1), (5, 1)))
+    total = len(positions)
+    test = 1 - 50_000 / 65_536
+
+    def fits(where, among, probability):
+        return stats.binomtest(int(where.sum()), int(among), probability).pvalue > FALSE_ALARM
+
+    assert fits(level == 0, total, 3_000_000_000 / 2**32)
+    assert fits(level == 2, total, 1 - 4_200_000_000 / 2**32)
+    assert fits(a == 1, total, test)
+    assert fits((a == 1) & (b == 1), total, test**2)
+    assert fits(bit == 1, total, 0.5)
+    for k, error in enumerate((0.01, 0.03, 0.5)):
+        here = (level == k) & (a == b)
+        assert fits(wrong[here] == 1, here.sum(), error)
+    assert fits(wrong[a != b] == 1, (a != b).sum(), 0.5)
 
 
 def test_syndromes_equal_their_twin(path):
@@ -290,21 +347,21 @@ def test_whatever_decodes_as_positions_was_in_shortest_form(octets, count):
 
 
 def test_an_array_is_refused_rather_than_copied():
-    words = np.arange(1, 9, dtype=np.uint64)
+    words = np.arange(1, 65, dtype=np.uint64)
     with pytest.raises(ValueError, match="rng: must be C-contiguous"):
-        kernels.sample_candidates(words[::2], 0, 10, 0.5)
+        plain(words[::2], 10, 0.5)
     with pytest.raises(TypeError, match="rng: a NumPy array of uint64 is needed, not int64"):
-        kernels.sample_candidates(words[:4].astype(np.int64), 0, 10, 0.5)
+        plain(words[:32].astype(np.int64), 10, 0.5)
     with pytest.raises(TypeError, match=r"positions: .* not list"):
         kernels.encode_gaps([1, 2])
     with pytest.raises(ValueError, match="syndromes: 2 dimension"):
         kernels.ldpc_decode(
             small_code(np.random.default_rng(0)), np.zeros(256, np.uint8), np.zeros((1, 768), np.int8), 5
         )
-    frozen = words[:4].copy()
+    frozen = words[:32].copy()
     frozen.flags.writeable = False
     with pytest.raises(TypeError):
-        kernels.sample_candidates(frozen, 0, 10, 0.5)
+        plain(frozen, 10, 0.5)
 
 
 def test_the_decoder_refuses_what_is_not_a_code_a_syndrome_or_a_belief():
@@ -349,15 +406,24 @@ def test_a_text_that_is_not_a_code_is_refused(text):
 def test_bad_arguments_are_named():
     rng = kernels.new_rng(b"\x01" * 32)
     with pytest.raises(ValueError, match="probability"):
-        kernels.sample_candidates(rng, 0, 10, 1.0)
+        plain(rng, 10, 1.0)
     with pytest.raises(ValueError, match="rng"):
-        kernels.sample_candidates(np.zeros(3, np.uint64), 0, 10, 0.5)
+        plain(np.zeros(4, np.uint64), 10, 0.5)
+    for change, what in [
+        ({"alice_seed": b"short"}, "seeds"),
+        ({"candidate_probability": 1.0}, "candidate_probability"),
+        ({"limits": np.zeros((2, 4, 2, 3), np.uint64)}, "limits"),
+        ({"dead_pulses": -1}, "dead_pulses"),
+        ({"afterpulses": kernels.Afterpulses(mean=1.0)}, "afterpulse_mean"),
+    ]:
+        with pytest.raises(ValueError, match=what):
+            sampled(**change)
     with pytest.raises(ValueError, match="seed"):
         kernels.toeplitz_hash(np.zeros(2, np.uint8), 16, np.zeros(2, np.uint8), 8)
     with pytest.raises(ValueError, match="key"):
         kernels.poly_hash(b"short", b"")
     with pytest.raises(ValueError, match="seed"):
-        kernels.new_rng(bytes(32))
+        kernels.new_rng(bytes(31))
     with pytest.raises(ValueError, match="bits"):
         kernels.ldpc_syndrome(small_code(np.random.default_rng(0)), np.zeros((1, 5), np.uint8))
     with pytest.raises(ValueError, match="announced"):

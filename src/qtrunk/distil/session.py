@@ -46,7 +46,9 @@ LIGHT_TIMES_MAX = 10.0
 """Light may take so many times as long as it should (a slow machine, a block armed ahead) before it counts as lost."""
 BLOCKS_IN_DISTILLATION_MAX = 2
 """No new light is announced while so many blocks wait for distillation: memory stays bounded."""
-QUIET_CAUSES = frozenset({"channel", "device"})
+DEVICE, MONITOR = "device", "monitor"
+"""Causes of a block's end: its light was not finished; a module's monitor shows what an honest link would not."""
+QUIET_CAUSES = frozenset({"channel", DEVICE})
 """Causes of a block's end that say nothing about its light: a cut connection, a restarted module."""
 SILENT = "the peer fell silent"
 _SESSION, _BLOCK = 0, 1
@@ -89,10 +91,11 @@ class Announce(Message, frozen=True, tag="announce"):
 
 
 class Cancel(Message, frozen=True, tag="cancel"):
-    """The block will not be finished (module lost, light dropped)."""
+    """The block will not be finished (module lost, light dropped) or must not be used (a monitor of the module)."""
 
     block: int
     why: str
+    is_suspect: bool = False
 
 
 SessionMessage = Resume | Resolve | Resolution | Announce | Cancel
@@ -212,6 +215,11 @@ class _Session:
         return f"qtrunk 1 session {what} {self._end.link}".encode()
 
 
+def _cancelled(message: Cancel) -> tuple[str, str]:
+    """Cause and reason of a block that the peer gave up."""
+    return MONITOR if message.is_suspect else DEVICE, f"the peer cancelled: {message.why[:200]}"
+
+
 def _split(octets: bytes) -> tuple[int, int, bytes]:
     """Envelope kind, block number (0 for session messages) and payload."""
     if not octets:
@@ -282,9 +290,10 @@ class LinkAlice(_Session):
             self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
         return self._announce()
 
-    def dropped(self, block: int, why: str) -> list[SessionEffect]:
-        """The module did not finish a block."""
-        return self._cancel(block, why) + self._announce()
+    def dropped(self, block: int, why: str, cause: str = DEVICE) -> list[SessionEffect]:
+        """The module did not finish a block, or (cause MONITOR) its monitors speak against it."""
+        self._dark.discard(block)
+        return self._cancel(block, why, cause) + self._announce()
 
     def receive(self, octets: bytes) -> list[SessionEffect]:
         """A frame from Bob."""
@@ -298,7 +307,7 @@ class LinkAlice(_Session):
             if isinstance(message, Resolution):
                 return self._conclude(message)
             if isinstance(message, Cancel):
-                return self._close(message.block, "device", f"the peer cancelled: {message.why[:200]}")
+                return self._close(message.block, *_cancelled(message))
             raise WireError(f"Alice does not expect {type(message).__name__}")
         except QtrunkError as error:
             return [Disconnect(f"link {self._end.link}: {error}")]
@@ -394,11 +403,12 @@ class LinkAlice(_Session):
         )
         return [self._say(announce), self._arm(pulses), *self._announce()]
 
-    def _cancel(self, block: int, why: str) -> list[SessionEffect]:
+    def _cancel(self, block: int, why: str, cause: str = DEVICE) -> list[SessionEffect]:
         if block not in self._seeds:
             return []
-        effects = self._close(block, "device", why)
-        return [self._say(Cancel(block=block, why=why)), *effects] if self._connected else effects
+        effects = self._close(block, cause, why)
+        cancel = Cancel(block=block, why=why, is_suspect=cause == MONITOR)
+        return [self._say(cancel), *effects] if self._connected else effects
 
     def _close(self, block: int, cause: str, why: str) -> list[SessionEffect]:
         if block not in self._seeds:
@@ -483,12 +493,13 @@ class LinkBob(_Session):
         self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
         return self._after(block, self._wrap(block, machine.start()))
 
-    def dropped(self, block: int, why: str) -> list[SessionEffect]:
-        """The module did not finish a block."""
+    def dropped(self, block: int, why: str, cause: str = DEVICE) -> list[SessionEffect]:
+        """The module did not finish a block, or (cause MONITOR) its monitors speak against it."""
         if block not in self._seeds:
             return []
-        effects = self._close(block, "device", why)
-        return [self._say(Cancel(block=block, why=why)), *effects] if self._connected else effects
+        effects = self._close(block, cause, why)
+        cancel = Cancel(block=block, why=why, is_suspect=cause == MONITOR)
+        return [self._say(cancel), *effects] if self._connected else effects
 
     def receive(self, octets: bytes) -> list[SessionEffect]:
         """A frame from Alice."""
@@ -506,7 +517,7 @@ class LinkBob(_Session):
             if isinstance(message, Announce):
                 return self._announced(message)
             if isinstance(message, Cancel):
-                return self._close(message.block, "device", f"the peer cancelled: {message.why[:200]}")
+                return self._close(message.block, *_cancelled(message))
             raise WireError(f"Bob does not expect {type(message).__name__}")
         except QtrunkError as error:
             return [Disconnect(f"link {self._end.link}: {error}")]

@@ -205,8 +205,7 @@ class LinkRunner:
                 if isinstance(session, LinkBob):
                     return session.frame(event.block, *device_messages.decode_frame(event))
             case device_messages.Finished():
-                self.statistics.real_time_factor = event.real_time_factor
-                return session.finished(event.block)
+                return self._on_finished(event)
             case device_messages.Dropped():
                 return session.dropped(event.block, event.reason)
             case DeviceError():
@@ -217,6 +216,17 @@ class LinkRunner:
             case _:
                 raise AssertionError(f"unexpected module event {type(event).__name__}")
         return []
+
+    def _on_finished(self, event: device_messages.Finished) -> list[SessionEffect]:
+        """The light of a block is over: look at the monitors before anything is made of it."""
+        statistics = self.statistics
+        findings = statistics.note_finished(event)
+        if not findings:
+            self._alarms.clear(self.link, "MonitorLimit")
+            return self._session.finished(event.block)
+        why = "; ".join(f"{finding.monitor}: {finding.text}" for finding in findings)
+        self._alarms.raise_alarm(self.link, "MonitorLimit", "critical", f"block {event.block}: {why}")
+        return self._session.dropped(event.block, why, link_session.MONITOR)
 
     def _carry_out(self, effects: list[SessionEffect]) -> None:
         for effect in effects:

@@ -9,11 +9,14 @@ import threading
 from collections import deque
 from dataclasses import dataclass, field
 
+import msgspec
+
 from qtrunk.base.ports import Clock
 from qtrunk.distil.parties import Destroy, Report
 from qtrunk.distil.session import QUIET_CAUSES
 from qtrunk.kms.store import PoolLevel
-from qtrunk.quantum.device import Attached
+from qtrunk.quantum import monitors
+from qtrunk.quantum.device import Attached, Finished
 from qtrunk.stages import Role
 from qtrunk.topology import Link
 
@@ -46,6 +49,8 @@ class LinkStatistics:
     figures: dict[str, object] = field(default_factory=dict)
     last_end: str = ""
     """Why the last block was destroyed; empty after a good one."""
+    readings: dict[str, object] = field(default_factory=dict)
+    """What the own module's monitors said of the last block."""
     _level: PoolLevel | None = None
     _recent: deque[_Block] = field(default_factory=lambda: deque(maxlen=RATE_BLOCKS))
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -53,6 +58,20 @@ class LinkStatistics:
     def note_attached(self, event: Attached) -> None:
         """The QKD module answers."""
         self.is_module_up = True
+
+    def note_finished(self, event: Finished) -> list[monitors.Finding]:
+        """The light of a block is over: its monitors, and what about them an honest link would not show."""
+        self.real_time_factor = event.real_time_factor
+        equipment, found = self.link.equipment, []
+        pulses = round(equipment.block_s * equipment.clock_hz * equipment.clock_fraction)
+        readings = event.transmitter if self.role is Role.ALICE else event.receiver
+        if event.transmitter is not None and self.role is Role.ALICE:
+            found = monitors.check_transmitter(event.transmitter, equipment.intensities)
+        elif event.receiver is not None and self.role is Role.BOB:
+            found = monitors.check_receiver(event.receiver, pulses)
+        with self._lock:
+            self.readings = {} if readings is None else msgspec.to_builtins(readings)
+        return found
 
     def note_level(self, level: PoolLevel) -> None:
         """The store's levels, as of the last tick."""
@@ -109,7 +128,7 @@ class LinkStatistics:
         sifted_bps, secret_bps = self.rates_bps()
         level = self._level
         with self._lock:
-            figures = dict(self.figures)
+            figures, readings = dict(self.figures), dict(self.readings)
         return {
             "link": self.link.id,
             "role": self.role.value,
@@ -130,5 +149,6 @@ class LinkStatistics:
             "clock_fraction": self.link.equipment.clock_fraction,
             "is_connected": self.is_connected,
             "is_module_up": self.is_module_up,
+            "readings": readings,
             **figures,
         }

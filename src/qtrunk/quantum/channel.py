@@ -1,76 +1,232 @@
 """Sampling a link: which pulses of a slice click, and in which detector. In effect pulse by pulse, at the cost of
 clicks.
 
-Candidates are drawn by geometric gaps at the largest click probability of all settings, then thinned with the true one
-of each pulse's settings. Both are exact (kernels). Receiver state (when it last clicked) carries over slices.
+Time goes in periods of the control loop. Within one the phase, the gates and what Eve does stand still; between two the
+drift moves on and the loop corrects it (quantum.drift). What the receiver remembers (when it last clicked, charges in
+its diodes) carries over slices of a block.
 """
 
-from dataclasses import dataclass
-from itertools import pairwise
-from math import ceil
+from dataclasses import dataclass, replace
+from math import log10
+from typing import Protocol
 
 import numpy as np
 
 from qtrunk import kernels
 from qtrunk.kernels import U64
-from qtrunk.quantum.attack import Attack
-from qtrunk.quantum.optics import LinkOptics
-from qtrunk.quantum.source import words
+from qtrunk.quantum.attack import Attack, Branch, Situation
+from qtrunk.quantum.dice import Dice
+from qtrunk.quantum.drift import Drift, DriftSettings, DriftStep, expected_residual_rad
+from qtrunk.quantum.optics import BASES, STATES, LinkOptics
 from qtrunk.stages import Octets, Positions
+from qtrunk.topology import Equipment
 
-CANDIDATES_AT_ONCE = 1 << 15
-"""So many fit the cache of a core and need no fresh pages from the system: half the time of a slice in one go."""
+HONEST = Attack()
+CLICKS_AT_ONCE = 1 << 16
+"""So many fit the cache of a core and need no fresh pages from the system."""
+_LIMIT = float(1 << 53)
+_FACTOR_STEP = 1e-3
+"""Changes of the gates' efficiency smaller than that are left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Clicks:
-    """What the receiver's electronics report for a slice: positions, which detector (0 or 1), and how often both."""
+    """What happened in a slice: positions, and the flags of kernels.sample_link."""
 
     positions: Positions
-    bits: Octets
-    double_count: int
+    flags: Octets
+
+    @property
+    def bits(self) -> Octets:
+        """What the receiver reports."""
+        return self.flags & np.uint8(1)
+
+    @property
+    def detectors(self) -> Octets:
+        """0, 1, or 2 where both clicked."""
+        return np.where(self.flags & np.uint8(2), np.uint8(2), self.flags & np.uint8(1))
+
+
+class Watcher(Protocol):
+    """Told of every period, for monitors and recordings."""
+
+    def period(self, situation: Situation, step: DriftStep | None, clicks: Clicks, pulses: int) -> None:
+        """What a stretch of light without change was and gave."""
+
+
+@dataclass(slots=True)
+class _Now:
+    """What holds until the next period."""
+
+    situation: Situation
+    step: DriftStep | None
+    candidate_probability: float
+    limits: U64
+    pulses_left: int
 
 
 class Channel:
-    """Fibre, interferometers and detectors between two armed modules, over the pulses of one block."""
+    """Fibre, interferometers and detectors between two armed modules, over the pulses of one block after another.
 
-    def __init__(self, optics: LinkOptics, rng: U64) -> None:
+    `seed`, 32 octets, makes everything repeatable. Without `drift` the phase stands still at 0.
+    """
+
+    def __init__(self, optics: LinkOptics, seed: bytes, drift: DriftSettings | None = None) -> None:
         self._optics = optics
-        self._rng = rng
-        self._last_click = kernels.NEVER
+        self._aligned = optics
+        self._rng = kernels.new_rng(seed)
+        self._dice = Dice(bytes(octet ^ 0x5A for octet in seed))
+        self._drift = None if drift is None else Drift(drift, self._dice.uniforms)
+        self._drift_settings = drift
+        self._memory = kernels.new_memory()
+        self._now: _Now | None = None
+        self._attack = HONEST
+        self._attack_pulses = 0
+        self._gate_factor = 1.0
+        self.tally: U64 = np.zeros(256, np.uint64)
+        """Clicks so far, by the flags of kernels.sample_link."""
+        self.pulses = 0
+        """Sent so far."""
 
-    def begin_block(self) -> None:
-        """Positions start again from 0."""
-        self._last_click = kernels.NEVER
+    @property
+    def optics(self) -> LinkOptics:
+        """The light path in force."""
+        return self._optics
 
-    def sample(self, alice_seed: bytes, bob_seed: bytes, start: int, count: int, attack: Attack) -> Clicks:
-        """Clicks among `count` pulses from `start` on; memory follows clicks. About 45 ns a click at 6 dB."""
-        steps = max(1, ceil(count * self._optics.candidate_probability / CANDIDATES_AT_ONCE))
-        edges = [start + count * step // steps for step in range(steps + 1)]
-        parts = [
-            self._sample_at_once(alice_seed, bob_seed, begin, end - begin, attack) for begin, end in pairwise(edges)
-        ]
+    @property
+    def dice(self) -> Dice:
+        """Of the slow parts of this link."""
+        return self._dice
+
+    @property
+    def reference_fraction(self) -> float:
+        """Share of the time that goes to the control loop instead of the key."""
+        return 0.0 if self._drift_settings is None else self._drift_settings.reference_fraction
+
+    def begin_block(self, optics: LinkOptics | None = None) -> None:
+        """Positions start again from 0, perhaps with other settings of the source."""
+        self._memory = kernels.new_memory()
+        if optics is not None:
+            self._optics = self._aligned = optics
+            self._gate_factor = 1.0
+            self._now = None
+
+    def attack(self, attack: Attack) -> None:
+        """Eve does this from the next pulse on."""
+        if attack != self._attack:
+            self._attack, self._attack_pulses, self._now = attack, 0, None
+
+    def sample(
+        self, alice_seed: bytes, bob_seed: bytes, start: int, count: int, watcher: Watcher | None = None
+    ) -> Clicks:
+        """Clicks among `count` pulses of a block from `start` on."""
+        optics, parts = self._optics, []
+        end = start + count
+        while start < end:
+            now = self._now
+            if now is None or now.pulses_left <= 0:
+                now = self._now = self._next_period()
+            room = int(CLICKS_AT_ONCE / max(now.candidate_probability, 1e-12))
+            here = min(now.pulses_left, end - start, room)
+            positions, flags = kernels.sample_link(
+                self._rng,
+                self._memory,
+                self.tally,
+                start,
+                here,
+                alice_seed=alice_seed,
+                bob_seed=bob_seed,
+                candidate_probability=now.candidate_probability,
+                intensity_thresholds=optics.source.intensity_thresholds,
+                alice_basis_threshold=optics.source.basis_threshold,
+                bob_basis_threshold=optics.source.basis_threshold,
+                limits=now.limits,
+                dead_pulses=optics.dead_pulses,
+                afterpulses=self._afterpulses(now.situation),
+            )
+            part = Clicks(positions, flags)
+            if watcher is not None:
+                watcher.period(now.situation, now.step, part, here)
+            parts.append(part)
+            start += here
+            now.pulses_left -= here
+            self.pulses += here
+            self._attack_pulses += here
+        if len(parts) == 1:
+            return parts[0]
         return Clicks(
-            np.concatenate([part.positions for part in parts]),
-            np.concatenate([part.bits for part in parts]),
-            sum(part.double_count for part in parts),
+            np.concatenate([np.empty(0, np.uint64), *(part.positions for part in parts)]),
+            np.concatenate([np.empty(0, np.uint8), *(part.flags for part in parts)]),
         )
 
-    def _sample_at_once(self, alice_seed: bytes, bob_seed: bytes, start: int, count: int, attack: Attack) -> Clicks:
-        optics = self._optics
-        candidates = kernels.sample_candidates(self._rng, start, count, optics.candidate_probability)
-        positions, _, bits, self._last_click, double_count = kernels.thin_clicks(
-            self._rng,
-            candidates,
-            words(alice_seed, candidates),
-            words(bob_seed, candidates),
-            intensity_thresholds=optics.source.intensity_thresholds,
-            alice_basis_threshold=optics.source.basis_threshold,
-            bob_basis_threshold=optics.source.basis_threshold,
-            intercept_threshold=attack.intercept_threshold,
-            accept=optics.accept,
-            outcome=optics.outcome,
-            dead_pulses=optics.dead_pulses,
-            last_click=self._last_click,
+    def _afterpulses(self, situation: Situation) -> kernels.Afterpulses:
+        own = self._optics.afterpulses
+        if situation.afterpulse_factor == 1.0:
+            return own
+        return replace(own, mean=min(0.99, own.mean * situation.afterpulse_factor))
+
+    def _next_period(self) -> _Now:
+        elapsed_s = self._attack_pulses / self._optics.clock_hz
+        if self._drift is None or self._drift_settings is None:
+            situation = self._attack.on(self._optics, 0.0, elapsed_s)
+            # Only a bend changes by itself; all else stands still.
+            return self._ready(situation, None, round(0.1 * self._optics.clock_hz))
+        settings = self._drift_settings
+        step = self._drift.step(
+            click_probability=self._reference_click(),
+            visibility=self._optics.visibility,
+            clock_hz=self._optics.clock_hz,
+            light=self._now is None or not self._now.situation.is_dark,
         )
-        return Clicks(positions, bits, double_count)
+        self._align(step)
+        situation = self._attack.on(self._aligned, step.phase_error_rad, elapsed_s)
+        if not step.is_locked:
+            situation = replace(situation, branches=_unlit(self._optics))
+        pulses = round(settings.control_period_s * (1 - settings.reference_fraction) * self._optics.clock_hz)
+        return self._ready(situation, step, pulses)
+
+    def _ready(self, situation: Situation, step: DriftStep | None, pulses: int) -> _Now:
+        cumulative = np.cumsum(situation.outcomes, axis=-1)
+        candidate = min(float(cumulative[..., 2].max()), 1 - 1e-9)
+        limits: U64 = (cumulative * (_LIMIT / (candidate or 1.0))).astype(np.uint64)
+        if len(limits) != len(self._optics.intensities):
+            limits = np.ascontiguousarray(np.broadcast_to(limits, (len(self._optics.intensities), *limits.shape[1:])))
+        return _Now(situation, step, candidate, limits, max(1, pulses))
+
+    def _reference_click(self) -> float:
+        """Of a reference pulse, which is as bright as the signal."""
+        situation = self._attack.on(self._optics) if self._now is None else self._now.situation
+        return float(situation.outcomes[0].sum(axis=-1).mean())
+
+    def _align(self, step: DriftStep) -> None:
+        """Let the gates see light that comes too early or too late."""
+        factor = float(self._optics.detectors[0].efficiency_at(step.gate_offset_s)) / float(
+            self._optics.detectors[0].efficiency_at(0.0)
+        )
+        if abs(factor - self._gate_factor) > _FACTOR_STEP:
+            self._gate_factor = factor
+            lost_db = -10 * log10(max(1e-20, factor))
+            self._aligned = replace(self._optics, receiver_loss_db=self._optics.receiver_loss_db + lost_db)
+
+
+def _unlit(optics: LinkOptics) -> tuple[Branch, ...]:
+    """A receiver without lock reports nothing."""
+    shape = (len(optics.intensities), STATES)
+    return (Branch(np.ones(shape), np.zeros((*shape, BASES, 3))),)
+
+
+def drift_of(equipment: Equipment, length_km: float) -> DriftSettings:
+    """How a link of a topology drifts and is held."""
+    return DriftSettings(
+        fibre_km=length_km,
+        temperature_rms_k=equipment.temperature_rms_k,
+        control_period_s=equipment.control_period_s,
+        reference_fraction=equipment.reference_fraction,
+    )
+
+
+def with_drift(optics: LinkOptics, drift: DriftSettings) -> LinkOptics:
+    """The same link for the oracle: what the loop leaves of the drift is so much more of the fast phase noise."""
+    click = float(optics.outcomes()[0].sum(axis=-1).mean())
+    left_rad = expected_residual_rad(drift, click, optics.visibility, optics.clock_hz)
+    return replace(optics, residual_phase_rad=(optics.residual_phase_rad**2 + left_rad**2) ** 0.5)

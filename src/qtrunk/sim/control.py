@@ -16,6 +16,7 @@ class SetAttack(Message, frozen=True, tag="set-attack"):
 
     kind: str
     fraction: float
+    strength: float | None = None
 
 
 class GetState(Message, frozen=True, tag="get-state"):
@@ -27,6 +28,7 @@ class OpticsState(Message, frozen=True, tag="optics-state"):
 
     attack: str
     fraction: float
+    strength: float | None
     blocks: int
     real_time_factor: float
 
@@ -59,6 +61,6 @@ def ask(path: Path, link: str, question: SetAttack | GetState) -> OpticsState:
             raise LabError(f"link {link}: the optics process does not answer ({error}); is the lab up?") from error
 
 
-def set_attack(path: Path, link: str, kind: str, fraction: float) -> OpticsState:
+def set_attack(path: Path, link: str, kind: str, fraction: float, strength: float | None = None) -> OpticsState:
     """Let Eve act on a link."""
-    return ask(path, link, SetAttack(kind=kind, fraction=fraction))
+    return ask(path, link, SetAttack(kind=kind, fraction=fraction, strength=strength))

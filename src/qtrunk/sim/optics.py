@@ -21,9 +21,8 @@ import uvloop
 from qtrunk.base.errors import ConfigError, QtrunkError, WireError
 from qtrunk.base.parent import die_with_parent
 from qtrunk.base.wire import FRAME_HEADER_OCTETS, Message, decode, encode, frame, frame_length
-from qtrunk.kernels import new_rng
 from qtrunk.quantum.attack import Attack
-from qtrunk.quantum.channel import Channel
+from qtrunk.quantum.channel import Channel, drift_of
 from qtrunk.quantum.device import (
     RECEIVER,
     TRANSMITTER,
@@ -33,12 +32,12 @@ from qtrunk.quantum.device import (
     Attached,
     Dropped,
     Finished,
-    ReceiverReadings,
     Refused,
     Started,
     frame_of,
 )
-from qtrunk.quantum.optics import LinkOptics
+from qtrunk.quantum.optics import LinkOptics, of_equipment
+from qtrunk.quantum.readings import Readings
 from qtrunk.quantum.source import SourceSettings
 from qtrunk.sim.control import LAB, GetState, OpticsState, SetAttack
 from qtrunk.topology import Equipment
@@ -62,19 +61,8 @@ class OpticsConfig(msgspec.Struct, frozen=True):
 
 def optics_of(config: OpticsConfig, order: Arm) -> LinkOptics:
     """The light path with the settings that the transmitter was armed with."""
-    equipment = config.equipment
-    return LinkOptics(
-        source=SourceSettings(tuple(order.intensities), tuple(order.probabilities), order.key_basis_probability),
-        clock_hz=equipment.clock_hz,
-        loss_db=config.loss_db,
-        receiver_loss_db=equipment.receiver_loss_db,
-        detector_efficiency=equipment.detector_efficiency,
-        dark_count_probability=equipment.dark_count_probability,
-        afterpulse_probability=equipment.afterpulse_probability,
-        dead_time_s=equipment.dead_time_s,
-        visibility=equipment.visibility,
-        residual_phase_rad=equipment.residual_phase_rad,
-    )
+    source = SourceSettings(tuple(order.intensities), tuple(order.probabilities), order.key_basis_probability)
+    return of_equipment(config.equipment, config.loss_db, source)
 
 
 @dataclass(eq=False)
@@ -101,7 +89,7 @@ class Optics:
 
     def __init__(self, config: OpticsConfig) -> None:
         self._config = config
-        self._rng = new_rng(bytes.fromhex(config.seed) if config.seed else os.urandom(32))
+        self._channel: Channel | None = None
         self._ends: dict[str, _End] = {}
         self._armed = ArmedBlocks()
         self._wake = asyncio.Event()
@@ -168,7 +156,7 @@ class Optics:
                     end.say(Dropped(block=block, reason="a later block was armed"))
                 self._wake.set()
             case SetAttack() if end.role == LAB:
-                self._attack = Attack(order.kind, order.fraction)
+                self._attack = Attack(order.kind, order.fraction, order.strength)
                 end.say(self._state())
             case GetState() if end.role == LAB:
                 end.say(self._state())
@@ -179,6 +167,7 @@ class Optics:
         return OpticsState(
             attack=self._attack.kind,
             fraction=self._attack.fraction,
+            strength=self._attack.strength,
             blocks=self._blocks,
             real_time_factor=self._real_time_factor,
         )
@@ -204,14 +193,18 @@ class Optics:
             return
         self._running, self._broken = alice.block, None
         self._say_both(Started(block=alice.block))
-        channel = Channel(optics_of(self._config, alice), self._rng)
+        channel = self._ready_channel(alice)
+        readings = Readings(channel.optics, channel.dice)
+        # The control loop's share of the time is lost to the key.
         rate_hz = self._config.equipment.clock_hz * self._config.equipment.clock_fraction
+        rate_hz *= 1 - channel.reference_fraction
         slice_pulses = max(1, round(rate_hz * SLICE_S))
         began_s = time.monotonic()
-        click_count = double_count = 0
+        click_count = 0
         for start in range(0, alice.pulses, slice_pulses):
             count = min(slice_pulses, alice.pulses - start)
-            clicks = await asyncio.to_thread(channel.sample, alice.seed, bob.seed, start, count, self._attack)
+            channel.attack(self._attack)
+            clicks = await asyncio.to_thread(channel.sample, alice.seed, bob.seed, start, count, readings)
             await asyncio.sleep(max(0.0, began_s + (start + count) / rate_hz - time.monotonic()))
             if self._broken is not None:
                 break
@@ -219,7 +212,6 @@ class Optics:
             receiver.say(frame_of(alice.block, start, count, clicks.positions, clicks.bits))
             await receiver.drain()
             click_count += len(clicks.positions)
-            double_count += clicks.double_count
         self._running = None
         if self._broken is not None:
             self._say_both(Dropped(block=alice.block, reason=self._broken))
@@ -227,9 +219,17 @@ class Optics:
         self._blocks += 1
         self._real_time_factor = min(1.0, alice.pulses / rate_hz / max(1e-9, time.monotonic() - began_s))
         finished = Finished(block=alice.block, real_time_factor=self._real_time_factor)
-        self._ends[TRANSMITTER].say(finished)
-        readings = ReceiverReadings(double_clicks=double_count)
-        self._ends[RECEIVER].say(msgspec.structs.replace(finished, clicks=click_count, receiver=readings))
+        self._ends[TRANSMITTER].say(msgspec.structs.replace(finished, transmitter=readings.transmitter()))
+        self._ends[RECEIVER].say(msgspec.structs.replace(finished, clicks=click_count, receiver=readings.receiver()))
+
+    def _ready_channel(self, order: Arm) -> Channel:
+        """The one fibre of this process, whose phase drifts on from block to block, with the settings of this block."""
+        optics = optics_of(self._config, order)
+        if self._channel is None:
+            seed = bytes.fromhex(self._config.seed) if self._config.seed else os.urandom(32)
+            self._channel = Channel(optics, seed, drift_of(self._config.equipment, self._config.length_km))
+        self._channel.begin_block(optics)
+        return self._channel
 
     def _say_both(self, message: Message) -> None:
         for role in (TRANSMITTER, RECEIVER):

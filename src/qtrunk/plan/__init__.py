@@ -1,0 +1,1 @@
+"""Planning and experiments: rates of links that do not exist yet."""
