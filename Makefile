@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: setup demo test check format clean
+.PHONY: setup demo test check validate bench format clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,15 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# What the simulated light measures beside published links, and what sees each attack: writes docs/ (about ten minutes).
+validate: setup
+	$(BIN)/python tools/validation_report.py
+	$(BIN)/python tools/attack_report.py
+
+# Figures of speed beside rivals from their own packages: writes docs/benchmarks.md.
+bench: setup
+	$(BIN)/qtrunk bench --write docs/benchmarks.md
 
 format: setup
 	$(BIN)/ruff format .

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from qtrunk.base.errors import RequestRefused
+from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, RequestRefused
 from qtrunk.cli import recordings
 from qtrunk.cli.main import cli
+from qtrunk.distil.parties import AUTH_OCTETS
 from qtrunk.quantum.source import decode_bases, decode_settings, words
 from qtrunk.sim.recording import Header, ReceiverWriter, TransmitterWriter, read_receiver, read_transmitter
-from qtrunk.sim.replay import BlockResult, distil
+from qtrunk.sim.replay import BlockResult, _Ledger, distil
 from qtrunk.stages import Settings
 
 pytest.importorskip("pyarrow")
@@ -96,7 +97,8 @@ def test_a_recording_gives_the_key_that_its_clicks_support(run):
         assert result.qber_test == (sent.bit != bit)[in_test].mean()
         assert result.qber_key == (sent.bit != bit)[in_key].mean()
         assert abs(result.qber_key - QBER) < 5 * np.sqrt(QBER / in_key.sum())
-        assert 0 < result.auth_bits < result.secret_bits < result.sifted_bits - result.leak_bits
+        assert 2 * result.auth_bits < result.secret_bits < result.sifted_bits - result.leak_bits
+        assert result.auth_bits == 8 * AUTH_OCTETS, "a block keeps what it spent"
         strongest = (sent.basis == basis) & (sent.intensity == 0)
         sent_matched = PULSES * HEADER.settings.exact_probabilities[0] * (0.7**2 + 0.3**2)
         assert result.gains[0] == pytest.approx(strongest.sum() / sent_matched, rel=1e-4)
@@ -109,6 +111,15 @@ def test_noted_settings_and_seeds_give_the_same_key(run):
         # Thresholds of 2^-32 make the probabilities differ in the tenth digit, and the length by a step at most.
         assert abs(one.secret_bits - other.secret_bits) <= 128
         assert replace(one, gains=None, secret_bits=0) == replace(other, gains=None, secret_bits=0)
+
+
+def test_authentication_key_of_a_replay_is_spent_once_too():
+    ledger = _Ledger(bytes(AUTH_OCTETS), 1000)
+    assert len(ledger.reserve().material) == AUTH_OCTETS
+    with pytest.raises(KeyExhausted):
+        ledger.take(0, 0)
+    with pytest.raises(AuthenticationFailed):
+        _Ledger(bytes(AUTH_OCTETS), 1000).take(0, AUTH_OCTETS)
 
 
 def test_what_comes_out_has_no_field_for_key():

@@ -6,6 +6,7 @@ drift moves on and the loop corrects it (quantum.drift). What the receiver remem
 its diodes) carries over slices of a block.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import log10
 from typing import Protocol
@@ -25,8 +26,9 @@ HONEST = Attack()
 CLICKS_AT_ONCE = 1 << 16
 """So many fit the cache of a core and need no fresh pages from the system."""
 _LIMIT = float(1 << 53)
+_GATE_STEP_S = 2e-12
 _FACTOR_STEP = 1e-3
-"""Changes of the gates' efficiency smaller than that are left out."""
+"""Smaller changes of the gates' place and of their efficiency are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Channel:
         self._now: _Now | None = None
         self._attack = HONEST
         self._attack_pulses = 0
-        self._gate_factor = 1.0
+        self._gate_factor, self._gate_offset_s = 1.0, 0.0
         self.tally: U64 = np.zeros(256, np.uint64)
         """Clicks so far, by the flags of kernels.sample_link."""
         self.pulses = 0
@@ -108,7 +110,7 @@ class Channel:
         self._memory = kernels.new_memory()
         if optics is not None:
             self._optics = self._aligned = optics
-            self._gate_factor = 1.0
+            self._gate_factor, self._gate_offset_s = 1.0, 0.0
             self._now = None
 
     def attack(self, attack: Attack) -> None:
@@ -120,8 +122,19 @@ class Channel:
         self, alice_seed: bytes, bob_seed: bytes, start: int, count: int, watcher: Watcher | None = None
     ) -> Clicks:
         """Clicks among `count` pulses of a block from `start` on."""
-        optics, parts = self._optics, []
-        end = start + count
+        parts = list(self.slices(alice_seed, bob_seed, start, count, watcher))
+        if len(parts) == 1:
+            return parts[0]
+        return Clicks(
+            np.concatenate([np.empty(0, np.uint64), *(part.positions for part in parts)]),
+            np.concatenate([np.empty(0, np.uint8), *(part.flags for part in parts)]),
+        )
+
+    def slices(
+        self, alice_seed: bytes, bob_seed: bytes, start: int, count: int, watcher: Watcher | None = None
+    ) -> Iterator[Clicks]:
+        """The same, piece by piece."""
+        source, end = self._optics.source, start + count
         while start < end:
             now = self._now
             if now is None or now.pulses_left <= 0:
@@ -137,27 +150,21 @@ class Channel:
                 alice_seed=alice_seed,
                 bob_seed=bob_seed,
                 candidate_probability=now.candidate_probability,
-                intensity_thresholds=optics.source.intensity_thresholds,
-                alice_basis_threshold=optics.source.basis_threshold,
-                bob_basis_threshold=optics.source.basis_threshold,
+                intensity_thresholds=source.intensity_thresholds,
+                alice_basis_threshold=source.basis_threshold,
+                bob_basis_threshold=source.basis_threshold,
                 limits=now.limits,
-                dead_pulses=optics.dead_pulses,
+                dead_pulses=self._optics.dead_pulses,
                 afterpulses=self._afterpulses(now.situation),
             )
             part = Clicks(positions, flags)
             if watcher is not None:
                 watcher.period(now.situation, now.step, part, here)
-            parts.append(part)
             start += here
             now.pulses_left -= here
             self.pulses += here
             self._attack_pulses += here
-        if len(parts) == 1:
-            return parts[0]
-        return Clicks(
-            np.concatenate([np.empty(0, np.uint64), *(part.positions for part in parts)]),
-            np.concatenate([np.empty(0, np.uint8), *(part.flags for part in parts)]),
-        )
+            yield part
 
     def _afterpulses(self, situation: Situation) -> kernels.Afterpulses:
         own = self._optics.afterpulses
@@ -186,9 +193,10 @@ class Channel:
         return self._ready(situation, step, pulses)
 
     def _ready(self, situation: Situation, step: DriftStep | None, pulses: int) -> _Now:
-        cumulative = np.cumsum(situation.outcomes, axis=-1)
+        cumulative = np.add.accumulate(situation.outcomes, axis=-1)
         candidate = min(float(cumulative[..., 2].max()), 1 - 1e-9)
-        limits: U64 = (cumulative * (_LIMIT / (candidate or 1.0))).astype(np.uint64)
+        cumulative *= _LIMIT / (candidate or 1.0)
+        limits: U64 = cumulative.astype(np.uint64)
         if len(limits) != len(self._optics.intensities):
             limits = np.ascontiguousarray(np.broadcast_to(limits, (len(self._optics.intensities), *limits.shape[1:])))
         return _Now(situation, step, candidate, limits, max(1, pulses))
@@ -200,6 +208,9 @@ class Channel:
 
     def _align(self, step: DriftStep) -> None:
         """Let the gates see light that comes too early or too late."""
+        if abs(step.gate_offset_s - self._gate_offset_s) < _GATE_STEP_S:
+            return
+        self._gate_offset_s = step.gate_offset_s
         factor = float(self._optics.detectors[0].efficiency_at(step.gate_offset_s)) / float(
             self._optics.detectors[0].efficiency_at(0.0)
         )

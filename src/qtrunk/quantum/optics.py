@@ -28,7 +28,7 @@ PHOTON_J = 1.282e-19
 GIGAHERTZ_FROM_HZ = 2e8
 """From this clock on the detectors are of the fast-gated generation."""
 STATES, BASES = 4, 2
-_FLUCTUATIONS = ((-sqrt(3), 1 / 6), (0.0, 2 / 3), (sqrt(3), 1 / 6))
+_POINTS, _WEIGHTS = np.array([-sqrt(3), 0.0, sqrt(3)]), np.array([1 / 6, 2 / 3, 1 / 6])
 """Gauss-Hermite points and weights: exact for what is of up to the fifth order in the fluctuation."""
 
 
@@ -148,20 +148,26 @@ class LinkOptics:
         """Chances of clicks of a live receiver: shape (intensities, 4 states, 2 bases, 3: only the first detector, only
         the second, both).
         """
+        return self.clicks(self._arriving * self.shares(offset_rad))
+
+    @cached_property
+    def _arriving(self) -> F64:
+        """Mean photon numbers that would be detected if all light went to one detector, (intensities, 1, 1, 2)."""
         reach = self.fibre_transmittance * self.receiver_transmittance * self.efficiencies
-        return self.clicks(self.intensities[:, None, None, None] * (self.shares(offset_rad) * reach))
+        return np.multiply.outer(self.intensities, reach)[:, None, None, :]
 
     def clicks(self, light: F64) -> F64:
         """Outcomes, shape (..., 3), of mean detected photon numbers, shape (..., 2), of phase-random pulses."""
         if not self.intensity_fluctuation:
             return outcomes_of(1 - (1 - self.dark) * np.exp(-light))
-        parts = (
-            weight
-            * outcomes_of(1 - (1 - self.dark) * np.exp(-light * max(0.0, 1 + point * self.intensity_fluctuation)))
-            for point, weight in _FLUCTUATIONS
-        )
-        total: F64 = sum(parts, np.zeros(()))
-        return total
+        factors = np.maximum(0.0, 1 + _POINTS * self.intensity_fluctuation)
+        fires = 1 - (1 - self.dark) * np.exp(-np.multiply.outer(factors, light))
+        mean = (_WEIGHTS @ fires.reshape(3, -1)).reshape(light.shape)
+        both = (_WEIGHTS @ (fires[..., 0] * fires[..., 1]).reshape(3, -1)).reshape(light.shape[:-1])
+        outcomes = np.empty((*both.shape, 3))
+        outcomes[..., :2] = mean - both[..., None]
+        outcomes[..., 2] = both
+        return outcomes
 
     @cached_property
     def dead_pulses(self) -> int:
@@ -185,9 +191,11 @@ def dbm(power_w: float) -> float:
 
 def outcomes_of(chances: F64) -> F64:
     """(only first, only second, both), shape (..., 3), of independent chances of the two detectors, shape (..., 2)."""
-    first, second = chances[..., 0], chances[..., 1]
-    both = first * second
-    return np.stack([first - both, second - both, both], axis=-1)
+    both = chances[..., 0] * chances[..., 1]
+    outcomes = np.empty((*both.shape, 3))
+    outcomes[..., :2] = chances - both[..., None]
+    outcomes[..., 2] = both
+    return outcomes
 
 
 def afterpulses_of(detector: Detector, clock_hz: float, dead_pulses: int) -> Afterpulses:

@@ -14,8 +14,6 @@ from qtrunk.quantum.monitors import Counts
 from qtrunk.quantum.optics import LinkOptics
 from qtrunk.stages import Role
 
-_SLICE_CLICKS = 1 << 18
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
@@ -126,7 +124,6 @@ def blocks(
     """
     optics = channel.optics
     pulses = round(seconds * optics.clock_hz * (1 - channel.reference_fraction))
-    at_once = int(_SLICE_CLICKS / max(1e-9, float(optics.outcomes().sum(axis=-1).max())))
     number = 0
     while pulses > 0:
         before = channel.tally.copy()
@@ -134,8 +131,8 @@ def blocks(
         alice, bob = end_seed(seed, number, Role.ALICE), end_seed(seed, number, Role.BOB)
         size = min(pulses, block_pulses)
         watcher = None if watch is None else watch(number)
-        for start in range(0, size, at_once):
-            channel.sample(alice, bob, start, min(at_once, size - start), watcher)
+        for _ in channel.slices(alice, bob, 0, size, watcher):
+            pass
         yield Block(number, observed(optics, channel.tally - before, size, channel.reference_fraction), watcher)
         pulses -= size
         number += 1
