@@ -145,11 +145,11 @@ class LinkOptics:
         """Of the light in Bob's receiver, to each detector: shape (4, 2, 2)."""
         return self._blurred.shares(offset_rad)
 
-    def outcomes(self, offset_rad: float = 0.0) -> F64:
+    def outcomes(self, offset_rad: float = 0.0, dimming: float = 1.0) -> F64:
         """Chances of clicks of a live receiver: shape (intensities, 4 states, 2 bases, 3: only the first detector, only
-        the second, both).
+        the second, both). `dimming` is the share of the light that the gates still see.
         """
-        return self.clicks(self._arriving * self.shares(offset_rad))
+        return self.clicks(dimming * self._arriving * self.shares(offset_rad))
 
     @cached_property
     def _arriving(self) -> F64:
