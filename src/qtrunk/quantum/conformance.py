@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from math import isfinite, pi
 
 import numpy as np
-from scipy import stats
 
 from qtrunk.base.errors import WireError
 from qtrunk.quantum.device import (
@@ -32,6 +31,7 @@ from qtrunk.quantum.device import (
     decode_event,
     decode_frame,
 )
+from qtrunk.quantum.monitors import at_least, at_most
 from qtrunk.quantum.source import SourceSettings, decode_bases, decode_settings, words
 from qtrunk.stages import KEY_BASIS, TEST_BASIS, Octets, Positions
 
@@ -429,15 +429,15 @@ def _check_levels(
         both = int(clicks[strong] + clicks[strong + 1])
         # Given the clicks of two levels together, those of the stronger one are binomial.
         odds = LEVEL_RATIO_MIN * sent[strong] / sent[strong + 1]
-        chance = stats.binom.cdf(int(clicks[strong]), both, odds / (1 + odds))
+        chance = at_most(int(clicks[strong]), int(both), odds / (1 + odds))
         text = f"levels {strong} and {strong + 1} click {clicks[strong]} and {clicks[strong + 1]} times"
         sheet.demand("settings.levels", both > 0 and bool(chance >= FALSE_ALARM), text)
 
 
 def _check_share(sheet: Sheet, name: str, count: int, total: int, middle: float, tolerance: float, what: str) -> None:
     """Whether a share is within its tolerance, as far as chance lets one say."""
-    low = stats.binom.cdf(count, total, max(0.0, middle - tolerance))
-    high = stats.binom.sf(count - 1, total, min(1.0, middle + tolerance))
+    low = at_most(count, total, max(0.0, middle - tolerance))
+    high = at_least(count, total, min(1.0, middle + tolerance))
     is_met = total > 0 and bool(min(low, high) >= FALSE_ALARM)
     text = (
         f"{count / max(1, total):.3f} {what} of {total}; {middle - tolerance:.3f} to {middle + tolerance:.3f} allowed"

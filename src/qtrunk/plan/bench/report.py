@@ -71,8 +71,8 @@ def page(figures: list[Figure], failures: list[str]) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. CPU time of one pinned core, medians; rivals from their own packages, in the same run",
-        "and in their own environments. Rates on another machine differ: the ratio is what carries over.",
+        "Written by `make bench`. CPU time of one pinned core, medians; rivals from their own packages in the same run",
+        "and environments of their own. Rates on another machine differ: the ratio is what carries over.",
         "",
         f"Machine: {machine()}.",
         "",
