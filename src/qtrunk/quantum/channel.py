@@ -191,13 +191,13 @@ class Channel:
             light=self._now is None or not self._now.situation.is_dark,
         )
         seen = self._seen_by_gates(step.gate_offset_s)
-        if not step.is_locked:
-            situation = Situation(branches=_unlit(self._optics))
-        elif self._attack == HONEST:
+        if self._attack == HONEST:
             light = self._optics.outcomes(step.phase_error_rad, seen)
             situation = Situation(branches=(Branch(self._always, light),))
         else:
             situation = self._attack.on(self._dimmed(seen), step.phase_error_rad, elapsed_s)
+        if not step.is_locked:
+            situation = replace(situation, branches=_unlit(self._optics))
         pulses = round(settings.control_period_s * (1 - settings.reference_fraction) * self._optics.clock_hz)
         return self._ready(situation, step, pulses)
 
