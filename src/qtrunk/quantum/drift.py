@@ -309,7 +309,9 @@ def expected_residual_rad(
     if clicks < CLICKS_MIN:
         return _free_rad(settings)
     gain = settings.loop_gain
-    estimate = 2 / clicks / visibility**2
+    first_order = 2 / clicks / visibility**2
+    # The angle of a short vector in noise spreads more than its first order says.
+    estimate = first_order * (1 + first_order)
     between = _drifted_rad2(settings, interval_s)
     grain = settings.resolution_rad**2 / 12
     after_scan = ((1 - gain) ** 2 * between + gain**2 * estimate + grain) / (1 - (1 - gain) ** 2)
