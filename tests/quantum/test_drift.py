@@ -79,7 +79,7 @@ def test_the_free_phase_wanders_as_far_and_as_slowly_as_it_should():
     "settings",
     [
         DriftSettings(),
-        DriftSettings(reference_fraction=0.0005, temperature_rms_k=0.0, laser_rms_hz=0.0),
+        DriftSettings(reference_fraction=0.0003, temperature_rms_k=0.0, laser_rms_hz=0.0),
         DriftSettings(temperature_rms_k=0.5),
         DriftSettings(temperature_rms_k=0.5, scan_periods=10),
         DriftSettings(temperature_rms_k=0.3, loop_gain=0.3),

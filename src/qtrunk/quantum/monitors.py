@@ -11,7 +11,7 @@ import numpy as np
 from scipy import special
 
 from qtrunk.kernels import F64
-from qtrunk.quantum.device import ReceiverReadings, TransmitterReadings
+from qtrunk.quantum.device import ARRIVAL_BINS, ReceiverReadings, TransmitterReadings
 
 FALSE_ALARM = 1e-9
 """Of each statistical test, for each block: at a block every four seconds one in a hundred years."""
@@ -53,6 +53,9 @@ class Finding:
 
 def check_transmitter(readings: TransmitterReadings, intensities: tuple[float, ...]) -> list[Finding]:
     """What is wrong with a transmitter's readings."""
+    numbers = readings.mean_photon_numbers
+    if numbers is not None and len(numbers) != len(intensities):
+        return [Finding("readings", "mean_photon_numbers is not what docs/device.md says")]
     found = []
     power = readings.reverse_power_dbm
     if power is not None and not power <= POWER_LIMIT_DBM:
@@ -70,6 +73,8 @@ def check_transmitter(readings: TransmitterReadings, intensities: tuple[float, .
 
 def check_receiver(readings: ReceiverReadings, pulses: int) -> list[Finding]:
     """What is wrong with a receiver's readings of a block of so many pulses."""
+    if malformed := _malformed(readings):
+        return [Finding("readings", f"{malformed} is not what docs/device.md says")]
     found = []
     power = readings.entrance_power_dbm
     if power is not None and not power <= POWER_LIMIT_DBM:
@@ -92,6 +97,21 @@ def check_receiver(readings: ReceiverReadings, pulses: int) -> list[Finding]:
     if readings.detector_clicks is not None and readings.double_clicks is not None:
         found += _check_doubles(readings.detector_clicks, readings.double_clicks, pulses)
     return found
+
+
+def _malformed(readings: ReceiverReadings) -> str:
+    """The first reading whose shape is wrong, or nothing: a module that speaks nonsense must not stop a node."""
+    for name, length in (("detector_clicks", 2), ("photocurrent_a", 2), ("attenuator_test", 4), ("gate_delays_s", 2)):
+        values = getattr(readings, name)
+        if values is not None and len(values) != length:
+            return name
+    arrivals = readings.arrivals
+    if arrivals is not None and (
+        len(arrivals) != 2 or any(len(bins) != ARRIVAL_BINS or min(bins) < 0 for bins in arrivals)
+    ):
+        return "arrivals"
+    counts = [*(readings.detector_clicks or []), readings.double_clicks or 0, *(readings.attenuator_test or [])]
+    return "a count" if any(not 0 <= count < 1 << 48 for count in counts) else ""
 
 
 def _check_attenuator(gates: int, clicks: int, gates_in: int, clicks_in: int) -> list[Finding]:
