@@ -312,3 +312,26 @@ def test_an_hour_without_thermal_control_has_the_published_errors():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(RequestRefused, match=next(iter(wrong))):
         DriftSettings(**wrong)
+
+
+def test_the_first_light_after_a_cut_has_a_scanned_phase():
+    link, errors = optics(), []
+    channel = Channel(link, b"\x0c" * 32, DriftSettings(temperature_rms_k=0.5))
+
+    class Watch:
+        def period(self, situation, step, clicks, pulses):
+            if len(clicks.positions):
+                errors.append(step.phase_error_rad)
+
+    def run_for(seconds):
+        for _ in range(seconds):
+            channel.begin_block()
+            channel.sample(b"a" * 32, b"b" * 32, 0, 1_237_500_000, Watch())
+
+    channel.attack(Attack("cut"))
+    run_for(60)
+    channel.attack(Attack())
+    errors.clear()
+    run_for(5)
+    assert abs(errors[0]) < 0.5
+    assert rms(errors) < 0.3

@@ -63,6 +63,8 @@ class _Now:
 
     situation: Situation
     step: DriftStep | None
+    lit: Situation
+    """The light at the receiver, whether it is locked or not: what its scans see."""
     candidate_probability: float
     limits: U64
     pulses_left: int
@@ -182,7 +184,7 @@ class Channel:
         if self._drift is None or self._drift_settings is None:
             situation = self._attack.on(self._optics, 0.0, elapsed_s)
             # Only a bend changes by itself; all else stands still.
-            return self._ready(situation, None, round(0.1 * self._optics.clock_hz))
+            return self._ready(situation, situation, None, round(0.1 * self._optics.clock_hz))
         settings = self._drift_settings
         step = self._drift.step(
             click_probability=self._reference_click(),
@@ -196,23 +198,24 @@ class Channel:
             situation = Situation(branches=(Branch(self._always, light),))
         else:
             situation = self._attack.on(self._dimmed(seen), step.phase_error_rad, elapsed_s)
+        lit = situation
         if not step.is_locked:
             situation = replace(situation, branches=_unlit(self._optics))
         pulses = round(settings.control_period_s * (1 - settings.reference_fraction) * self._optics.clock_hz)
-        return self._ready(situation, step, pulses)
+        return self._ready(situation, lit, step, pulses)
 
-    def _ready(self, situation: Situation, step: DriftStep | None, pulses: int) -> _Now:
+    def _ready(self, situation: Situation, lit: Situation, step: DriftStep | None, pulses: int) -> _Now:
         cumulative = np.add.accumulate(situation.outcomes, axis=-1)
         candidate = min(float(cumulative[..., 2].max()), 1 - 1e-9)
         cumulative *= _LIMIT / (candidate or 1.0)
         limits: U64 = cumulative.astype(np.uint64)
         if len(limits) != len(self._optics.intensities):
             limits = np.ascontiguousarray(np.broadcast_to(limits, (len(self._optics.intensities), *limits.shape[1:])))
-        return _Now(situation, step, candidate, limits, max(1, pulses))
+        return _Now(situation, step, lit, candidate, limits, max(1, pulses))
 
     def _reference_click(self) -> float:
         """Of a reference pulse, which is as bright as the signal."""
-        situation = self._attack.on(self._optics) if self._now is None else self._now.situation
+        situation = self._attack.on(self._optics) if self._now is None else self._now.lit
         return float(situation.outcomes[0].sum(axis=-1).mean())
 
     def _seen_by_gates(self, offset_s: float) -> float:
