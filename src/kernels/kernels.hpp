@@ -51,7 +51,7 @@ struct Kernels {
     size_t (*sample_plain)(uint64_t* rng, uint64_t start, uint64_t count, const PlainParameters& p, uint64_t* positions,
                            uint8_t* attributes, size_t capacity, uint64_t* reached);
     void (*stream_words)(const uint8_t* seed, const uint64_t* positions, size_t count, uint64_t* words);
-    void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, uint8_t* syndrome);
+    void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, size_t frames, uint8_t* syndromes);
     void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames,
                         int iterations_max, uint8_t* errors, int32_t* iterations);
     void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
