@@ -56,7 +56,7 @@ struct Kernels {
     void (*decode_bases)(const uint64_t* words, size_t count, uint32_t basis_threshold, uint8_t* basis);
     size_t (*select_masked)(const uint8_t* values, const uint8_t* mask, size_t count, uint8_t* out);
     void (*tally)(const uint8_t* values, size_t count, uint64_t* counts);
-    void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, uint8_t* syndrome);
+    void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, size_t frames, uint8_t* syndromes);
     void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames,
                         int iterations_max, uint8_t* errors, int32_t* iterations);
     void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);

@@ -233,11 +233,18 @@ QcCode code_of(int columns, int rows, int lift, const Vector<int32_t>& row_start
     return {columns, rows, lift, row_start.data(), column.data(), shift.data()};
 }
 
-void require_bits(const Matrix<uint8_t>& matrix, const char* what) {
-    uint8_t any = 0;
-    for (size_t i = 0; i < matrix.size(); ++i) any |= matrix.data()[i];
-    require(any <= 1, what);
+// All octets together. Through plain pointers and counts, or the compiler asks the array at each step and is slower than a
+// decoder's whole iteration.
+template <class T>
+T any_of(const Matrix<T>& matrix) {
+    const T* data = matrix.data();
+    const size_t size = matrix.size();
+    T any = 0;
+    for (size_t i = 0; i < size; ++i) any = static_cast<T>(any | data[i]);
+    return any;
 }
+
+void require_bits(const Matrix<uint8_t>& matrix, const char* what) { require(any_of(matrix) <= 1, what); }
 
 template <class T>
 Array2<T> give(std::unique_ptr<T[]> data, size_t rows, size_t columns) {
@@ -255,7 +262,7 @@ Array2<uint8_t> ldpc_syndrome(int columns, int rows, int lift, Vector<int32_t> r
     std::unique_ptr<uint8_t[]> out(new uint8_t[frames * m + 1]);
     {
         nb::gil_scoped_release released;
-        for (size_t f = 0; f < frames; ++f) kernels().ldpc_syndrome(code, bits.data() + f * n, out.get() + f * m);
+        kernels().ldpc_syndrome(code, bits.data(), frames, out.get());
     }
     return give(std::move(out), frames, m);
 }
@@ -269,9 +276,7 @@ nb::tuple ldpc_decode(int columns, int rows, int lift, Vector<int32_t> row_start
     require(channel.shape(0) == frames && channel.shape(1) == n, "channel: shape (frames, n)");
     require(iterations_max >= 1, "iterations_max: at least 1");
     require_bits(syndromes, "syndromes: zeros and ones");
-    int8_t least = 0;
-    for (size_t i = 0; i < channel.size(); ++i) least = std::min(least, channel.data()[i]);
-    require(least >= 0, "channel: not negative");
+    require(any_of(channel) >= 0, "channel: not negative");
     std::unique_ptr<uint8_t[]> errors(new uint8_t[frames * n + 1]);
     std::unique_ptr<int32_t[]> iterations(new int32_t[frames + 1]);
     {

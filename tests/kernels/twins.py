@@ -172,7 +172,7 @@ def correction(d):
 
 def box_plus(x, y):
     low, high = np.minimum(x, y), np.maximum(x, y)
-    return np.maximum(low + correction(low + high) - correction(high - low), 0)
+    return np.maximum(low - correction(high - low), 0)
 
 
 def decode(code, wanted, channel, iterations_max):
@@ -188,23 +188,21 @@ def decode(code, wanted, channel, iterations_max):
             edges = range(code.row_start[r], code.row_start[r + 1])
             want = wanted[r * z : (r + 1) * z]
             place = [code.column[e] * z + (np.arange(z) + code.shift[e]) % z for e in edges]
-            before = np.array([posterior[p] for p in place])
-            q = np.clip(before - messages[list(edges)], -128, 127)
-            magnitude = np.minimum(np.abs(q), 40)
-            violated += int(np.sum((np.sum(before < 0, axis=0) + want) % 2))
+            q = np.clip(np.array([posterior[p] for p in place]) - messages[list(edges)], -128, 127)
             least, others = np.full(z, 40), np.full(z, 40)
-            for a in magnitude:
+            for a in np.abs(q):
                 larger = np.maximum(least, a)
                 least = np.minimum(least, a)
                 others = box_plus(others, larger)
             everyone = box_plus(others, least)
             odd = (np.sum(q < 0, axis=0) + want) % 2
-            for e, p, value, a in zip(edges, place, q, magnitude, strict=True):
-                out = np.where(a == least, others, everyone)
+            violated += int(odd.sum())
+            for e, p, value in zip(edges, place, q, strict=True):
+                out = np.where(np.abs(value) <= least, others, everyone)
                 out = np.where((odd + (value < 0)) % 2 == 1, -out, out)
                 messages[e] = out
                 posterior[p] = np.clip(value + out, -128, 127)
-        if violated <= code.m // 40 and np.array_equal(syndrome(code, (posterior < 0).astype(np.uint8)), wanted):
+        if violated <= code.m // 100 and np.array_equal(syndrome(code, (posterior < 0).astype(np.uint8)), wanted):
             result = iteration
             break
     return (posterior < 0).astype(np.uint8), result
