@@ -24,14 +24,17 @@ Bounds = Callable[[float, float, float], tuple[float, float]]
 """(count, total, p_fail) to (lower, upper) limit of the count's mean, each wrong with at most p_fail."""
 
 LARGEST_EXACT = 1e11
-"""More bits than this and `hypergeometric` gives Serfling's bound: logarithms of factorials lose their decimals. Below,
-the error of a probability is under one part in a thousand."""
+"""More counts than this and the exact bounds give way to Hoeffding's and Serfling's: logarithms of factorials lose
+their decimals, and from 10^14 on SciPy's inverse of the incomplete beta function is off by several deviations, or not a
+number. Below, the error of a probability is under one part in a thousand."""
 _NEGLIGIBLE = 1e-25
 """Share of a sum that rounding would swallow anyway."""
 
 
 def clopper_pearson(count: float, total: float, p_fail: float) -> tuple[float, float]:
     """One-sided limits, each failing with at most p_fail, of the mean of a binomial count (times `total`)."""
+    if total > LARGEST_EXACT:
+        return hoeffding(count, total, p_fail)
     low = float(betaincinv(count, total - count + 1, p_fail)) * total if count > 0 else 0.0
     up = total * (1.0 - _upper_complement(count, total, p_fail)) if count < total else float(total)
     return low, up

@@ -37,7 +37,7 @@ def photon_weights(intensities: Levels, probabilities: Levels) -> tuple[float, f
 
 
 def _scaled(intensities: Levels, probabilities: Levels, limits: Limits) -> list[tuple[float, float]]:
-    """n^- and n^+ of each intensity: e^k / p_k times the limits."""
+    """n^- and n^+ of each intensity: e^k / p_k times the limits (Rusca 2018, eq. (A18), prints them without)."""
     return [
         (exp(k) / p * low, exp(k) / p * up) for k, p, (low, up) in zip(intensities, probabilities, limits, strict=True)
     ]
@@ -67,24 +67,21 @@ def two_decoy_errors(intensities: Levels, probabilities: Levels, limits: Limits)
     return max(0.0, tau1 * (exp(mu2) / p2 * up2 - exp(mu3) / p3 * low3) / (mu2 - mu3))
 
 
-def one_decoy_vacuum(
-    intensities: Levels, probabilities: Levels, error_limits: Limits, deviation: float, total: float
-) -> float:
-    """Detections of empty pulses among `total`, from above (Rusca 2018, appendix; e^k / p_k, which its
-    eq. (A18) lacks, is in).
+def one_decoy_vacuum(intensities: Levels, probabilities: Levels, error_limits: Limits, deviation: float) -> float:
+    """Detections of empty pulses, from above, by limits of all errors (Rusca 2018, eq. (A16)).
 
     Empty pulses err half of the time, up to `deviation` (of the detections): so errors bound them. The better of the
     two intensities counts.
     """
     tau0, _ = photon_weights(intensities, probabilities)
     errors = min(up for _, up in _scaled(intensities, probabilities, error_limits))
-    return min(float(total), 2 * (tau0 * errors + deviation))
+    return 2 * (tau0 * errors + deviation)
 
 
 def one_decoy(
     intensities: Levels, probabilities: Levels, limits: Limits, vacuum: float, total: float
 ) -> tuple[float, float]:
-    """Detections of empty pulses and of single photons among `total`, both from below (Rusca 2018, appendix).
+    """Detections of empty pulses and of single photons among `total`, both from below (Rusca 2018, eqs. (A19), (A17)).
 
     `vacuum` is the upper limit of the former.
     """
@@ -103,7 +100,7 @@ def one_decoy(
 
 
 def one_decoy_errors(intensities: Levels, probabilities: Levels, limits: Limits) -> float:
-    """Errors of single photons, from above, by limits of the errors (Rusca 2018, appendix)."""
+    """Errors of single photons, from above, by limits of the errors (Rusca 2018, eq. (A22))."""
     _, tau1 = photon_weights(intensities, probabilities)
     (_, up1), (low2, _) = _scaled(intensities, probabilities, limits)
     return max(0.0, tau1 / (intensities[0] - intensities[1]) * (up1 - low2))

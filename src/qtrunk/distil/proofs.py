@@ -12,8 +12,9 @@ Sources, equations and budgets:
 `variable`      arXiv:2408.17349; see distil.keylength. Sound for a length read off the observed counts.
 `lim2014`       Lim, Curty, Walenta, Xu, Zbinden, PRA 89, 022307 (2014), eqs. (1) to (5). Its gamma is no tail bound
                 with few errors, and it proves one length agreed beforehand, not one read off the data.
-`rusca2018`     Rusca, Boaron, Grünenfelder, Martin, Zbinden, APL 112, 171104 (2018); gamma with 19, the number of
-                terms, where the paper prints 21. The same two gaps. It needs the errors of the key basis by intensity.
+`rusca2018`     Rusca, Boaron, Grünenfelder, Martin, Zbinden, APL 112, 171104 (2018), eqs. (A16) to (A25); gamma with
+                19, the number of terms, where the paper prints 21. The same two gaps. It needs the errors of the key
+                basis by intensity.
 `wiesemann2026` Wiesemann, Krause, Tupkary, Lütkenhaus, Rusca, Walenta, Quantum 10, 2037 (2026), arXiv:2405.16578, the
                 length formula for one decoy. Its statistics are sound, but it proves a fixed length behind acceptance
                 thresholds; a length computed from what was seen, as here, is for planning.
@@ -25,7 +26,7 @@ key, X tests; Lim 2014 prints the opposite.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import floor, log, log2
+from math import floor, inf, log, log2
 from typing import NamedTuple
 
 from qtrunk.distil import decoy
@@ -33,6 +34,8 @@ from qtrunk.distil.bounds import deviation, hoeffding, lim_gamma, serfling_devia
 from qtrunk.distil.keylength import BOUNDS, EpsilonBudget, entropy, key_length
 from qtrunk.stages import Observations
 
+EPS_MIN = 1e-100
+"""A smaller eps_sec cannot be split into events: their squares leave the range of floating point numbers."""
 LIVE = ("variable",)
 """Proofs that hold for a length read off the observed counts of each block: all that a link may use."""
 
@@ -105,7 +108,8 @@ class Proof(NamedTuple):
 def prove(name: str, observed: Observed, bounds: str | None = None) -> Proved:
     """Secret bits of a block by the proof of this name; `bounds` where it has several.
 
-    ValueError for an unknown name, bounds that the proof does not have, or intensities that it is not made for.
+    ValueError for an unknown name, bounds that the proof does not have, intensities that it is not made for, or an
+    epsilon out of range.
     """
     if name not in PROOFS:
         raise ValueError(f"proof {name!r}: {', '.join(PROOFS)} are known")
@@ -115,6 +119,8 @@ def prove(name: str, observed: Observed, bounds: str | None = None) -> Proved:
     if len(observed.intensities) != proof.levels:
         raise ValueError(f"intensities: {name} is for {proof.levels}, {len(observed.intensities)} came")
     decoy.check_levels(observed.intensities)
+    if not (EPS_MIN <= observed.eps_sec < 1 and 0 < observed.eps_cor < 1):
+        raise ValueError(f"eps_sec: from {EPS_MIN:g} to below 1; eps_cor: between 0 and 1")
     return proof.rules[bounds or next(iter(proof.rules))](observed)
 
 
@@ -172,7 +178,7 @@ def _rusca2018(seen: Observed) -> Proved:
         delta = deviation(sum(counts), event)
         return [(count - delta, count + delta) for count in counts]
 
-    (s_z0, s_z1), (_, s_x1), errors = _one_decoy(seen, limits, event)
+    (s_z0, s_z1), (_, s_x1), errors = _one_decoy(seen, limits, event, inf)
     rate = _rate(errors, s_x1)
     phi_z = _phase_error(rate, s_z1, lim_gamma(seen.eps_sec, rate, s_x1, s_z1, terms) if min(s_x1, s_z1) > 0 else 0.5)
     secret = s_z0 + s_z1 * (1 - entropy(phi_z)) - 6 * log2(terms / seen.eps_sec)
@@ -186,7 +192,8 @@ def _wiesemann2026(seen: Observed) -> Proved:
     def limits(counts: tuple[float, ...]) -> list[tuple[float, float]]:
         return [hoeffding(count, sum(counts), event) for count in counts]
 
-    (s_z0, s_z1), (_, s_x1), errors = _one_decoy(seen, limits, event)
+    # Its limits are cut where counts cannot be: at nothing and at everything.
+    (s_z0, s_z1), (_, s_x1), errors = _one_decoy(seen, limits, event, 1.0)
     sampling = serfling_deviation(s_x1, s_z1, log(1 / event)) if min(s_x1, s_z1) > 0 else 0.5
     phi_z = _phase_error(_rate(errors, s_x1), s_z1, sampling)
     # No credit for empty pulses.
@@ -195,14 +202,16 @@ def _wiesemann2026(seen: Observed) -> Proved:
 
 
 def _one_decoy(
-    seen: Observed, limits: Callable[[tuple[float, ...]], decoy.Limits], event: float
+    seen: Observed, limits: Callable[[tuple[float, ...]], decoy.Limits], event: float, vacuum_share_max: float
 ) -> tuple[tuple[float, float], tuple[float, float], float]:
     """(s_Z0, s_Z1), (s_X0, s_X1) and the errors of single photons in the test basis."""
     levels = (seen.intensities, seen.probabilities)
 
     def photons(counts: tuple[float, ...], errors: tuple[float, ...]) -> tuple[float, float]:
         total = sum(counts)
-        vacuum = decoy.one_decoy_vacuum(*levels, limits(errors), deviation(total, event), total)
+        vacuum = decoy.one_decoy_vacuum(*levels, limits(errors), deviation(total, event))
+        if total > 0:
+            vacuum = min(vacuum, vacuum_share_max * total)
         return decoy.one_decoy(*levels, limits(counts), vacuum, total)
 
     return (

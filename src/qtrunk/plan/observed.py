@@ -12,7 +12,7 @@ from math import fsum, isfinite
 
 from qtrunk.base.errors import ConfigError
 from qtrunk.distil.decoy import check_levels
-from qtrunk.distil.proofs import PROOFS, Observed
+from qtrunk.distil.proofs import EPS_MIN, PROOFS, Observed
 
 LISTS = ("intensities", "probabilities", "n_Z", "m_Z", "n_X", "m_X")
 NUMBERS = ("leak_bits", "eps_sec", "eps_cor")
@@ -66,11 +66,10 @@ def _block(block: object, proof: str) -> tuple[Observed | None, list[str]]:
             for level, (count, errors) in enumerate(zip(lists[f"n_{basis}"], lists[f"m_{basis}"], strict=True)):
                 if errors > count:
                     problems.append(f"m_{basis}[{level}]: {errors:g} errors among n_{basis}[{level}] = {count:g}")
-        problems += [
-            f"{field}: {numbers[field]:g} is not between 0 and 1, both excluded"
-            for field in ("eps_sec", "eps_cor")
-            if not 0 < numbers[field] < 1
-        ]
+        if not EPS_MIN <= numbers["eps_sec"] < 1:
+            problems.append(f"eps_sec: {numbers['eps_sec']:g} is not from {EPS_MIN:g} to below 1")
+        if not 0 < numbers["eps_cor"] < 1:
+            problems.append(f"eps_cor: {numbers['eps_cor']:g} is not between 0 and 1, both excluded")
     if problems:
         return None, problems
     return Observed(

@@ -32,6 +32,7 @@ Choice = SourceSettings
 """What a link may choose freely: intensities, their probabilities, probability of the key basis."""
 _EVALUATIONS = 500
 _FAR = 7.0
+_SMOOTH_EFFICIENCY = 1.25
 _STARTS = (((0.5, 0.15), (0.55, 0.3, 0.15), 0.9), ((0.4, 0.12), (0.3, 0.5, 0.2), 0.75))
 
 
@@ -159,7 +160,7 @@ def asymptotic_bits(seen: Observed) -> float:
         total = sum(counts)
         if len(seen.intensities) == 3:
             return decoy.two_decoys(*levels, means(counts), total)
-        vacuum = decoy.one_decoy_vacuum(*levels, means(errors), 0.0, total)
+        vacuum = decoy.one_decoy_vacuum(*levels, means(errors), 0.0)
         return decoy.one_decoy(*levels, means(counts), vacuum, total)
 
     empty, singles = photons(seen.key_counts, seen.key_errors)
@@ -175,25 +176,30 @@ def asymptotic_bits(seen: Observed) -> float:
 def optimised(link: PlannedLink, start: Choice | None = None) -> Planned:
     """What a link gives under the best settings found; the weakest of three intensities stays as it is.
 
-    Searched on an oracle that takes afterpulses as noise in proportion to the clicks (a fifth of a per cent off, fifty
-    times faster); the answer is the full oracle's, with settings rounded to four decimals. Never worse than the
-    equipment's settings or `start`.
+    The leak of the codes goes in steps, by their few rates and by whole frames, that a search gets stuck on: so there
+    is a second one with a leak in proportion to the entropy of the errors, and a third from where that ends. The oracle of the search takes afterpulses
+    as noise in proportion to the clicks (a fifth of a per cent off, fifty times faster); the answer is the full
+    oracle's, with settings rounded to four decimals. Never worse than the equipment's settings or `start`.
     """
     starts = [link.choice, *([start] if start is not None else [])]
     weakest = link.choice.intensities[2:]
-    share = _afterpulse_share(link)
+    share = expected(link.optics(link.choice)).afterpulse_share
 
-    def score(choice: Choice) -> float:
-        return _score(link, link.observed(choice, _quick(link, choice, share)))
+    def score_of(one: PlannedLink) -> Callable[[Choice], float]:
+        return lambda choice: _score(one, one.observed(choice, _quick(one, choice, share)))
 
     tries = starts + [
         Choice(levels + weakest, _shares(np.log(shares[: 2 + len(weakest)])), basis)
         for levels, shares, basis in _STARTS
     ]
-    found = best(score, max(tries, key=score))
-    return max(
-        (planned(link, choice) for choice in [_rounded(found), *starts]), key=lambda made: _score(link, made.observed)
-    )
+    score = score_of(link)
+    found = [best(score, max(tries, key=score))]
+    if link.efficiency is None:
+        smooth = score_of(replace(link, efficiency=_SMOOTH_EFFICIENCY))
+        found.append(best(smooth, max(tries, key=smooth)))
+        found.append(best(score, found[-1]))
+    candidates = starts + [_rounded(choice) for choice in found]
+    return max((planned(link, choice) for choice in candidates), key=lambda made: _score(link, made.observed))
 
 
 def best(score: Callable[[Choice], float], start: Choice) -> Choice:
@@ -223,12 +229,8 @@ def _score(link: PlannedLink, seen: Observed) -> float:
     return min(0.0, made.s_z1 * (1 - entropy(made.phi_z)) - seen.leak_bits) - (0.0 if made.s_z1 else seen.key_total)
 
 
-def _afterpulse_share(link: PlannedLink) -> float:
-    """Noise of a live gate over its other clicks, from the full oracle under the equipment's settings."""
-    return expected(link.optics(link.choice)).afterpulse_share
-
-
 def _quick(link: PlannedLink, choice: Choice, share: float) -> Expected:
+    """The oracle with noise in place of afterpulses: `share` of all clicks."""
     optics = link.optics(choice)
     first, second = (replace(each, afterpulse_probability=0.0) for each in optics.detectors)
     quiet = replace(optics, detectors=(first, second))
