@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qtrunk.distil import keylength
+from qtrunk.distil import bounds as tails
+from qtrunk.distil import decoy, keylength
 from qtrunk.distil.keylength import EpsilonBudget, key_length
 from qtrunk.stages import Observations
 
@@ -27,15 +28,15 @@ def bits(seen=SEEN, leak=1_200_000.0, budget=BUDGET, bounds="exact"):
 
 def test_clopper_pearson_has_the_known_limits():
     # 1,000 of 10^6 at 10^-10, two-sided limits of an independent computation.
-    low, up = keylength.clopper_pearson(1000, 10**6, 1e-10)
+    low, up = tails.clopper_pearson(1000, 10**6, 1e-10)
     assert low == pytest.approx(811.9, abs=0.1)
     assert up == pytest.approx(1215.5, abs=0.1)
-    assert keylength.clopper_pearson(0, 100, 1e-10)[0] == 0
-    assert keylength.clopper_pearson(100, 100, 1e-10)[1] == 100
+    assert tails.clopper_pearson(0, 100, 1e-10)[0] == 0
+    assert tails.clopper_pearson(100, 100, 1e-10)[1] == 100
 
 
 def test_hoeffding_bounds_by_the_total_not_by_the_count():
-    assert keylength.hoeffding(1000, 10**6, 1e-10)[1] == pytest.approx(4393, abs=1)
+    assert tails.hoeffding(1000, 10**6, 1e-10)[1] == pytest.approx(4393, abs=1)
 
 
 @pytest.mark.parametrize(("errors", "tested", "kept"), [(0, 20, 30), (2, 20, 30), (5, 12, 40)])
@@ -50,13 +51,13 @@ def test_hypergeometric_inversion_equals_exact_fractions(errors, tested, kept):
 
     largest = max(extra for extra in range(kept + 1) if at_most(extra) >= p_fail)
     # The rule rounds up by one error, never down.
-    assert largest / kept <= keylength.hypergeometric(errors, tested, kept, p_fail) <= (largest + 1) / kept
+    assert largest / kept <= tails.hypergeometric(errors, tested, kept, p_fail) <= (largest + 1) / kept
 
 
 def test_the_exact_sampling_bound_is_tighter_than_serfling_and_above_the_observed_rate():
     for errors in (20, 2000):
-        exact = keylength.hypergeometric(errors, 1e5, 1e6, 1e-22)
-        assert errors / 1e5 < exact < keylength.serfling(errors, 1e5, 1e6, 1e-22)
+        exact = tails.hypergeometric(errors, 1e5, 1e6, 1e-22)
+        assert errors / 1e5 < exact < tails.serfling(errors, 1e5, 1e6, 1e-22)
 
 
 def test_exact_bounds_give_more_key_than_hoeffding_and_less_than_the_sifted_bits():
@@ -110,7 +111,8 @@ def test_the_single_photon_bound_fails_no_more_often_than_it_says():
     for _ in range(400):
         counts = rng.multinomial(3_000_000, np.append(chance.ravel(), 1 - chance.sum()))[:-1].reshape(3, 12)
         observed = tuple(int(n) for n in counts.sum(axis=1))
-        bound = keylength._single_photons(SEEN, observed, keylength.clopper_pearson, 0.02)
+        limits = [tails.clopper_pearson(n, sum(observed), 0.02) for n in observed]
+        _, bound = decoy.two_decoys(SEEN.intensities, SEEN.probabilities, limits, sum(observed))
         assert bound > 0
         failures += bound > counts[:, 1].sum()
     assert stats.binomtest(failures, 400, 0.10, alternative="greater").pvalue > 1e-6

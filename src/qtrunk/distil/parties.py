@@ -33,7 +33,8 @@ from qtrunk.base.wire import decode, encode
 from qtrunk.crypto import its, universal
 from qtrunk.distil import messages as wire
 from qtrunk.distil import sift
-from qtrunk.distil.keylength import PROOF, EpsilonBudget, KeyLength, key_length
+from qtrunk.distil.keylength import BOUNDS, EpsilonBudget, KeyLength, key_length, proof_of
+from qtrunk.distil.proofs import check_live
 from qtrunk.distil.reconcile import Plan, choose, index
 from qtrunk.distil.verify import VERIFY_BITS, check_hash, make_hash
 from qtrunk.kernels import encode_gaps, select
@@ -137,9 +138,11 @@ class AuthLedger(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistilParameters:
-    """The same at both ends of a link."""
+    """The same at both ends of a link. ValueError for a proof that does not hold for a live link."""
 
     budget: EpsilonBudget = field(default_factory=EpsilonBudget)
+    proof: str = "variable"
+    """A name of distil.proofs.LIVE."""
     bounds: str = "exact"
     qber_abort: float = 0.11
     """Test-basis error rate above which a block is destroyed whatever the formula says."""
@@ -147,6 +150,11 @@ class DistilParameters:
     """A block without key is blamed on its error rate from here on, else on poor statistics."""
     auth_target_octets: int = 16 << 10
     """Blocks top up the authentication key to this level first."""
+
+    def __post_init__(self) -> None:
+        check_live(self.proof)
+        if self.bounds not in BOUNDS:
+            raise ValueError(f"bounds {self.bounds!r}: {' or '.join(BOUNDS)}")
 
 
 class _Party(ABC):
@@ -244,7 +252,7 @@ class _Party(ABC):
             leak_bits=done.leak_bits,
             qber_key=done.key_errors / max(1, len(done.bits)),
             qber_test=done.observations.test_qber,
-            proof=PROOF,
+            proof=proof_of(self._parameters.bounds),
             made_unix_s=self._now(),
         )
 
