@@ -12,8 +12,9 @@ of low degree there are as few cycles of length 6 as a few tries find, because t
 Columns of degree 2 hang together as a path, never a cycle: a cycle of them is a wrong word that every decoder
 accepts.
 
-Of a few seeds the one with the fewest failures near the end of its reach is kept. `design_qber` is the largest error
-rate, in steps of 1 % of itself, at which no frame of `frames` failed; the decoder is told the true rate.
+Of a few seeds the one that reaches furthest is kept. `reach` is the largest error rate, in steps of 1 % of itself, at
+which at most one in FAILED_SHARE of `frames` frames failed, for each share of a frame that carries key (distil.reconcile
+shortens frames); the decoder is told the true rate.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from pathlib import Path
 import numpy as np
 
 from qtrunk import kernels
+from qtrunk.distil.keylength import entropy
+from qtrunk.distil.reconcile import SHARES
 
 COLUMNS, LIFT = 128, 512
 # rows: (columns of degree 2, columns of high degree, that degree, seed)
@@ -49,6 +52,8 @@ DESIGNS = {
     64: (28, 14, 20, 2),
 }
 ITERATIONS_MAX = 60
+FAILED_SHARE = 50
+QBER_MIN, QBER_MAX = 0.0005, 0.15
 LOW_DEGREE_MAX = 3
 TRIES = 24
 """Shifts of a column of low degree that are tried for the fewest short cycles."""
@@ -125,13 +130,14 @@ def _cycles_of_6(chosen: list[int], shifts: list[int], differences: Differences)
     return count
 
 
-def failures(code: kernels.QcCode, qber: float, frames: int, seed: int, enough: int) -> int:
+def failures(code: kernels.QcCode, qber: float, share: float, frames: int, seed: int, enough: int) -> int:
     """How many of `frames` random error patterns the decoder does not find; stops where there are `enough`."""
     rng = np.random.default_rng(seed)
-    failed = 0
-    for _ in range(0, frames, 50):
-        errors = (rng.random((50, code.n)) < qber).astype(np.uint8)
-        channel = np.full(errors.shape, kernels.channel_value(qber), np.int8)
+    failed, step = 0, max(1, 50 * 65536 // code.n)
+    is_key = np.tile(np.arange(code.lift) < round(share * code.lift), code.columns)
+    channel = np.tile(np.where(is_key, kernels.channel_value(qber), kernels.KNOWN).astype(np.int8), (step, 1))
+    for _ in range(0, frames, step):
+        errors = ((rng.random(channel.shape, np.float32) < qber) & is_key).astype(np.uint8)
         found, _ = kernels.ldpc_decode(code, kernels.ldpc_syndrome(code, errors), channel, ITERATIONS_MAX)
         failed += int(np.sum(np.any(found != errors, axis=1)))
         if failed >= enough:
@@ -139,31 +145,25 @@ def failures(code: kernels.QcCode, qber: float, frames: int, seed: int, enough: 
     return failed
 
 
-def entropy(q: float) -> float:
-    """Binary entropy."""
-    return float(-q * np.log2(q) - (1 - q) * np.log2(1 - q))
-
-
-def design_qber(code: kernels.QcCode, frames: int) -> float:
-    """The largest error rate without a failure."""
-    qber = 0.001
-    while entropy(qber * 1.01) * 1.08 < code.m / code.n:  # start where no code of this size works
+def reach(code: kernels.QcCode, share: float, frames: int) -> float:
+    """The largest error rate at which at most one frame in FAILED_SHARE fails."""
+    qber, allowed = QBER_MIN, frames // FAILED_SHARE
+    while entropy(qber * 1.01) * 1.04 < code.m / code.n / share and qber < QBER_MAX:  # no code of this size goes so far
         qber *= 1.01
-    while failures(code, qber, frames, seed=1, enough=1):
+    while failures(code, qber, share, frames, seed=1, enough=allowed + 1) > allowed:
         qber /= 1.01
     return qber
 
 
 def best_seed(rows: int, seeds: int) -> int:
-    """The seed whose code goes furthest with 300 frames."""
-    reach = [design_qber(kernels.load_code("try", build(rows, seed)), 300) for seed in range(seeds)]
-    return int(np.argmax(reach))
+    """The seed whose code goes furthest."""
+    return int(np.argmax([reach(kernels.load_code("try", build(rows, seed)), 1.0, 300) for seed in range(seeds)]))
 
 
 def main() -> None:
     """Build and measure."""
     parser = argparse.ArgumentParser(description="Build and measure the LDPC codes.")
-    parser.add_argument("--frames", type=int, default=1000, help="frames that must all be corrected")
+    parser.add_argument("--frames", type=int, default=500, help="frames of each measurement")
     parser.add_argument("--seeds", type=int, help="only say which of so many seeds is best for each code")
     parser.add_argument("--rows", type=int, nargs="*", default=list(DESIGNS), help="only these codes")
     parser.add_argument("--check", action="store_true", help="only compare the texts with what this builds")
@@ -181,16 +181,17 @@ def main() -> None:
     for rows, name in names.items():
         text = build(rows)
         code = kernels.load_code(name, text)
-        qber = round(design_qber(code, options.frames), 5)
+        reaches = [reach(code, share, options.frames) for share in SHARES]
         index.append(
             {
                 "name": name,
                 "n": code.n,
                 "m": code.m,
-                "design_qber": qber,
-                "efficiency": round(code.m / code.n / entropy(qber), 3),
-                "frames": options.frames,
-                "failed": 0,
+                "reach": [float(f"{qber:.4g}") for qber in reaches],
+                "efficiency": [
+                    round(code.m / code.n / share / entropy(qber), 3)
+                    for share, qber in zip(SHARES, reaches, strict=True)
+                ],
             }
         )
         print(index[-1], flush=True)
