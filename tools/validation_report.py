@@ -27,9 +27,9 @@ from qtrunk.quantum.channel import Channel
 from qtrunk.quantum.detectors import INGAAS_1GHZ, INGAAS_1MHZ, INGAAS_20MHZ, SELF_DIFFERENCING_2007, Detector
 from qtrunk.quantum.dice import Dice
 from qtrunk.quantum.drift import DriftSettings, chen_2008
-from qtrunk.quantum.fibre import Fibre, LaserPulse, intersymbol_share
+from qtrunk.quantum.fibre import Fibre, LaserPulse
 from qtrunk.quantum.interferometer import Arm, Michelson, bb84_table, fringe, random_birefringence
-from qtrunk.quantum.optics import LinkOptics, Paths
+from qtrunk.quantum.optics import LinkOptics, Paths, dispersed
 from qtrunk.quantum.source import SourceSettings
 
 ROOT = Path(__file__).parent.parent
@@ -297,10 +297,7 @@ def yuan_2008() -> list[Row]:
     for km, published in ((5.6, 2.37e6), (65.5, 27.9e3), (101.0, 2.88e3)):
         fibre = Fibre(length_km=km)
         pulse = LaserPulse(width_s=30e-12, bandwidth_hz=15e9)
-        rms_s = pulse.rms_after_s(fibre)
-        detector = generation.detector
-        foreign = intersymbol_share(rms_s, detector.gate_width_s, 1 / generation.clock_hz, 400e-12, detector.gate_shape)
-        optics = line(generation, loss_db=fibre.loss_db() - 0.0, pulse_rms_s=rms_s, intersymbol_share=float(foreign))
+        optics = dispersed(line(generation, loss_db=fibre.loss_db()), pulse, fibre)
         key = secret_bps(optics, measure(optics))
         flat = secret_bps(line(generation, loss_db=fibre.loss_db()), measure(line(generation, loss_db=fibre.loss_db())))
         rows.append(

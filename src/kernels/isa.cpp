@@ -18,6 +18,7 @@ namespace {
 #include "gf2.inc"
 #include "lanes.inc"
 #include "ldpc.inc"
+#include "sift.inc"
 }  // namespace
 
 #define QTRUNK_JOIN_(a, b) a##b
@@ -27,6 +28,7 @@ namespace {
 
 const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
     static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_link, sample_plain, stream_words,
+                               decode_settings, decode_bases, select_masked, tally,
                                ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash};
     return &table;
 }

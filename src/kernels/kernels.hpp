@@ -51,6 +51,11 @@ struct Kernels {
     size_t (*sample_plain)(uint64_t* rng, uint64_t start, uint64_t count, const PlainParameters& p, uint64_t* positions,
                            uint8_t* attributes, size_t capacity, uint64_t* reached);
     void (*stream_words)(const uint8_t* seed, const uint64_t* positions, size_t count, uint64_t* words);
+    void (*decode_settings)(const uint64_t* words, size_t count, const uint32_t* thresholds, int levels,
+                            uint32_t basis_threshold, uint8_t* intensity, uint8_t* basis, uint8_t* bit);
+    void (*decode_bases)(const uint64_t* words, size_t count, uint32_t basis_threshold, uint8_t* basis);
+    size_t (*select_masked)(const uint8_t* values, const uint8_t* mask, size_t count, uint8_t* out);
+    void (*tally)(const uint8_t* values, size_t count, uint64_t* counts);
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, size_t frames, uint8_t* syndromes);
     void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames,
                         int iterations_max, uint8_t* errors, int32_t* iterations);

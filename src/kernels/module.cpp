@@ -46,7 +46,7 @@ bool runs_here(const std::string& name) {
     if (name == "avx512")
         return avx512_kernels() && v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("vaes");
+               __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("vaes");
 #endif
     return false;
 }
@@ -150,14 +150,61 @@ nb::tuple sample_plain(MutableVector<uint64_t> rng, uint64_t start, uint64_t cou
 
 Array<uint64_t> stream_words(Vector<uint8_t> seed, Vector<uint64_t> positions) {
     require(seed.shape(0) == 32, "seed: 32 octets");
-    const size_t count = positions.shape(0), room = (count + 15) & ~size_t{7};
-    std::unique_ptr<uint64_t[]> words(new uint64_t[room]), padded(new uint64_t[room]());
+    const size_t count = positions.shape(0), whole = count & ~size_t{15};
+    std::unique_ptr<uint64_t[]> words(new uint64_t[count + 1]);
     {
         nb::gil_scoped_release released;
-        std::copy_n(positions.data(), count, padded.get());
-        kernels().stream_words(seed.data(), padded.get(), count, words.get());
+        // The kernel reads and writes in sixteens: the last few go through buffers that have room for it.
+        kernels().stream_words(seed.data(), positions.data(), whole, words.get());
+        uint64_t last[24] = {}, made[24];
+        std::copy(positions.data() + whole, positions.data() + count, last);
+        kernels().stream_words(seed.data(), last, count - whole, made);
+        std::copy_n(made, count - whole, words.get() + whole);
     }
     return give(std::move(words), count);
+}
+
+nb::tuple decode_settings(Vector<uint64_t> words, Vector<uint32_t> thresholds, uint32_t basis_threshold) {
+    require(thresholds.shape(0) <= 3, "intensity_thresholds: up to 3");
+    const size_t count = words.shape(0);
+    std::unique_ptr<uint8_t[]> intensity(new uint8_t[count + 1]), basis(new uint8_t[count + 1]), bit(new uint8_t[count + 1]);
+    {
+        nb::gil_scoped_release released;
+        kernels().decode_settings(words.data(), count, thresholds.data(), static_cast<int>(thresholds.shape(0)) + 1,
+                                  basis_threshold, intensity.get(), basis.get(), bit.get());
+    }
+    return nb::make_tuple(give(std::move(intensity), count), give(std::move(basis), count), give(std::move(bit), count));
+}
+
+Array<uint8_t> decode_bases(Vector<uint64_t> words, uint32_t basis_threshold) {
+    const size_t count = words.shape(0);
+    std::unique_ptr<uint8_t[]> basis(new uint8_t[count + 1]);
+    {
+        nb::gil_scoped_release released;
+        kernels().decode_bases(words.data(), count, basis_threshold, basis.get());
+    }
+    return give(std::move(basis), count);
+}
+
+Array<uint8_t> select_masked(Vector<uint8_t> values, Vector<uint8_t> mask) {
+    const size_t count = values.shape(0);
+    require(mask.shape(0) == count, "mask: one for each value");
+    std::unique_ptr<uint8_t[]> out(new uint8_t[count + 64]);
+    size_t kept;
+    {
+        nb::gil_scoped_release released;
+        kept = kernels().select_masked(values.data(), mask.data(), count, out.get());
+    }
+    return give(std::move(out), kept);
+}
+
+Array<uint64_t> tally(Vector<uint8_t> values) {
+    std::unique_ptr<uint64_t[]> counts(new uint64_t[256]);
+    {
+        nb::gil_scoped_release released;
+        kernels().tally(values.data(), values.shape(0), counts.get());
+    }
+    return give(std::move(counts), 256);
 }
 
 QcCode code_of(int columns, int rows, int lift, const Vector<int32_t>& row_start, const Vector<int32_t>& column,
@@ -429,6 +476,11 @@ NB_MODULE(_kernels, m) {
     m.def("sample_plain", &sample_plain, array("rng"), number("start"), number("count"), number("probability"),
           number("basis_threshold"), array("level_limits"), array("error_limits"));
     m.def("stream_words", &stream_words, array("seed"), array("positions"));
+    m.def("decode_settings", &decode_settings, array("words"), array("intensity_thresholds"),
+          number("basis_threshold"));
+    m.def("decode_bases", &decode_bases, array("words"), number("basis_threshold"));
+    m.def("select", &select_masked, array("values"), array("mask"));
+    m.def("tally", &tally, array("values"));
     m.def("ldpc_syndrome", &ldpc_syndrome, number("columns"), number("rows"), number("lift"), array("row_start"),
           array("column"), array("shift"), array("bits"));
     m.def("ldpc_decode", &ldpc_decode, number("columns"), number("rows"), number("lift"), array("row_start"),

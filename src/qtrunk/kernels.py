@@ -181,10 +181,39 @@ def sample_plain(
 def stream_words(seed: bytes, positions: U64) -> U64:
     """First eight octets, little-endian, of AES-256 under `seed` of each position as a 16-octet little-endian block.
 
-    What `sample_link` computes inside, for tests and simulations. A node's own secret stream is quantum.source.words.
+    What `sample_link` computes inside. For secrets only where the path has AES instructions: see quantum.source.words.
     """
     _check("positions", positions, np.uint64)
     return _kernels.stream_words(np.frombuffer(seed, np.uint8), positions)
+
+
+# ── sifting ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def decode_settings(words: U64, intensity_thresholds: U32, basis_threshold: int) -> tuple[U8, U8, U8]:
+    """Intensity, basis and bit of Alice's words (quantum.source), up to four levels. Under 1 ns a word."""
+    _check("words", words, np.uint64)
+    _check("intensity_thresholds", intensity_thresholds, np.uint32)
+    return _kernels.decode_settings(words, intensity_thresholds, basis_threshold)
+
+
+def decode_bases(words: U64, basis_threshold: int) -> U8:
+    """Basis of Bob's words. Under 0.5 ns a word."""
+    _check("words", words, np.uint64)
+    return _kernels.decode_bases(words, basis_threshold)
+
+
+def select(values: U8, mask: U8) -> U8:
+    """The values whose mask is 1, in order; the mask holds zeros and ones. About 0.1 ns a value."""
+    _check("values", values, np.uint8)
+    _check("mask", mask, np.uint8)
+    return _kernels.select(values, mask)
+
+
+def tally(values: U8) -> U64:
+    """How often each octet value comes, shape (256,). About 0.3 ns a value."""
+    _check("values", values, np.uint8)
+    return _kernels.tally(values)
 
 
 # ── reconciliation ──────────────────────────────────────────────────────────────────────────────────────────

@@ -57,6 +57,20 @@ def test_loss_stands_in_for_length_and_detectors_can_be_changed():
     assert nanowire["clicks"] > 3 * figures("simulate", "--km", "50", "--seconds", "0.2", "--seed", "1")["clicks"]
 
 
+def test_dispersion_bad_mirrors_and_a_source_without_random_phases_are_a_switch_away():
+    common = ("simulate", "--km", "50", "--seconds", "0.3", "--seed", "1")
+    plain = figures(*common)
+    long = figures(*common, "--pulse-ps", "50", "--pulse-ghz", "20")
+    assert 0.6 < long["clicks"] / plain["clicks"] < 0.8, "a gate of 180 ps sees 70 % of a pulse of 182 ps"
+    mended = figures(*common, "--pulse-ps", "50", "--pulse-ghz", "20", "--compensation", "-850")
+    assert mended["clicks"] > 0.95 * plain["clicks"]
+    bad = figures(*common, "--mirror-error-deg", "5", "--sop-correlation-s", "0.01")
+    assert bad["qber"]["key"] > plain["qber"]["key"] + 0.002
+    attack = ("--attack", "unambiguous-discrimination")
+    assert figures(*common, *attack)["eve_knows"] == 0
+    assert figures(*common, *attack, "--no-phase-random")["eve_knows"] > 0.9
+
+
 def test_eve_can_be_tried_without_a_lab():
     got = figures("simulate", "--km", "50", "--seconds", "0.3", "--seed", "1", "--attack", "intercept-resend")
     assert got["qber"]["key"] == pytest.approx(0.258, abs=0.01)

@@ -1,5 +1,7 @@
 """Two sessions joined by octets, light and stores made up: blocks follow each other, cuts are settled alike."""
 
+from itertools import pairwise
+
 import distil_link
 import pytest
 
@@ -10,6 +12,15 @@ from qtrunk.distil.session import BLOCK_TIMEOUT_S, Announce, Arm, Disconnect, Li
 
 LIGHT = {block: distil_link.light(100 + block, clicks=350_000, qber=0.01, block=block) for block in (1, 2, 3, 4)}
 COUNT = LIGHT[1].pulses.count
+
+
+def slices(block, parts=2):
+    """A block's light as its module hands it over: start, pulses, positions, bits."""
+    seen, total = LIGHT[block].detections, LIGHT[block].pulses.count
+    edges = [total * part // parts for part in range(parts + 1)]
+    for start, end in pairwise(edges):
+        here = (seen.positions >= start) & (seen.positions < end)
+        yield start, end - start, seen.positions[here], seen.bit[here]
 
 
 class Store:
@@ -115,11 +126,10 @@ class World:
         bob, alice = self.sessions["bob"], self.sessions["alice"]
         self.do("alice", alice.started(block))
         self.do("bob", bob.started(block))
-        half = len(seen.positions) // 2
-        for part in (slice(0, half), slice(half, None)):
-            self.do("bob", bob.frame(block, seen.positions[part], seen.bit[part]))
+        for start, count, positions, bits in slices(block):
+            self.do("bob", bob.frame(block, start, count, positions, bits))
         self.do("alice", alice.finished(block))
-        self.do("bob", bob.finished(block))
+        self.do("bob", bob.finished(block, len(seen.positions)))
         self.settle()
 
     def agree(self):
@@ -311,3 +321,29 @@ def test_lost_modules_cancel_the_light_at_both_ends(world):
     world.settle()
     for name in ("alice", "bob"):
         assert {(1, "device"), (2, "device")} <= {(b, "device") for b, _ in world.stores[name].destroyed}
+
+
+@pytest.mark.parametrize("fault", ["gap", "twice", "overlong", "missing", "miscounted"])
+def test_a_module_that_loses_or_repeats_light_costs_the_block_and_nothing_else(fault):
+    world = World()
+    world.connect()
+    bob, alice = world.sessions["bob"], world.sessions["alice"]
+    first, second = slices(1)
+    parts = {
+        "gap": [second],
+        "twice": [first, first],
+        "overlong": [first, (second[0], second[1] + 1, *second[2:])],
+        "missing": [first],
+        "miscounted": [first, second],
+    }[fault]
+    for part in parts:
+        world.do("bob", bob.frame(1, *part))
+    world.do("alice", alice.finished(1))
+    clicks = len(LIGHT[1].detections.positions) - (fault == "miscounted")
+    world.do("bob", bob.finished(1, clicks))
+    world.settle()
+    assert not world.stores["bob"].released
+    assert not world.stores["alice"].released
+    world.shine(2)
+    assert 2 in world.stores["bob"].released
+    world.agree()

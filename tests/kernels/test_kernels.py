@@ -430,3 +430,37 @@ def test_bad_arguments_are_named():
         kernels.load_code("bad", "4 2 64 5\n2 0:1 1:2\n2 2:3 3:4")
     with pytest.raises(ValueError, match="ascending"):
         kernels.encode_gaps(np.array([5, 5], np.uint64))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 63, 64, 65, 1000, 100_003])
+def test_settings_and_bases_come_out_of_words_as_numpy_has_them(path, count):
+    words = np.random.default_rng(count).integers(0, 2**64, count, np.uint64)
+    for thresholds in ([], [2**31], [2**31, 2**32 - 1], [0, 7, 2**32 - 1]):
+        limits = np.array(thresholds, np.uint32)
+        intensity, basis, bit = kernels.decode_settings(words, limits, 51_000)
+        low = (words & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        np.testing.assert_array_equal(intensity, (low[:, None] >= limits).sum(axis=1))
+        np.testing.assert_array_equal(basis, (words >> np.uint64(32) & np.uint64(0xFFFF)) >= 51_000)
+        np.testing.assert_array_equal(bit, words >> np.uint64(48) & np.uint64(1))
+    for threshold in (0, 1, 40_000, 65_536):
+        np.testing.assert_array_equal(kernels.decode_bases(words, threshold), (words & np.uint64(0xFFFF)) >= threshold)
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1000, 100_003])
+def test_what_a_mask_keeps_and_how_often_values_come_are_as_numpy_has_them(path, count):
+    dice = np.random.default_rng(count)
+    values = dice.integers(0, 256, count).astype(np.uint8)
+    for share in (0.0, 0.01, 0.5, 1.0):
+        mask = (dice.random(count) < share).astype(np.uint8)
+        np.testing.assert_array_equal(kernels.select(values, mask), values[mask.astype(bool)])
+    np.testing.assert_array_equal(kernels.tally(values), np.bincount(values, minlength=256))
+
+
+def test_masks_and_words_of_the_wrong_kind_are_refused():
+    octets = np.zeros(10, np.uint8)
+    with pytest.raises(ValueError, match="mask: one for each value"):
+        kernels.select(octets, octets[:9].copy())
+    with pytest.raises(TypeError, match="mask: a NumPy array of uint8"):
+        kernels.select(octets, octets.astype(bool))
+    with pytest.raises(ValueError, match="up to 3"):
+        kernels.decode_settings(np.zeros(4, np.uint64), np.zeros(4, np.uint32), 1)

@@ -67,7 +67,18 @@ def test_clicks_travel_in_frames_unchanged():
     np.testing.assert_array_equal(got_bits, bits)
 
 
-@pytest.mark.parametrize("change", [{"count": 2}, {"pulses": 130}, {"bits": b"\xa0\x00"}, {"gaps": b""}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"count": 2},
+        {"pulses": 130},
+        {"bits": b"\xa0\x00"},
+        {"gaps": b""},
+        {"start": -1},
+        {"count": -1},
+        {"pulses": 1 << 70},
+    ],
+)
 def test_a_frame_that_does_not_add_up_is_refused(change):
     sent = device.frame_of(3, 0, 131, np.array([0, 1, 130], np.uint64), np.array([1, 0, 1], np.uint8))
     values = {name: getattr(sent, name) for name in sent.__struct_fields__}

@@ -163,3 +163,40 @@ def test_readings_travel_as_messages():
         _, readings = watched(attack, pulses=20_000_000)
         sent = Finished(block=1, real_time_factor=1.0, transmitter=readings.transmitter(), receiver=readings.receiver())
         assert decode_event(encode(sent)) == sent
+
+
+@pytest.mark.parametrize(
+    "readings",
+    [
+        {"detector_clicks": [1]},
+        {"detector_clicks": [1, -1]},
+        {"detector_clicks": [1, 1 << 60]},
+        {"double_clicks": -1},
+        {"photocurrent_a": [1e-7]},
+        {"attenuator_test": [1, 2, 3]},
+        {"attenuator_test": [10, -2, 10, 1]},
+        {"gate_delays_s": []},
+        {"arrivals": [[0] * ARRIVAL_BINS]},
+        {"arrivals": [[0] * 3, [0] * 3]},
+        {"arrivals": [[-1] * ARRIVAL_BINS, [0] * ARRIVAL_BINS]},
+    ],
+)
+def test_readings_of_the_wrong_shape_cost_the_block_and_do_no_harm(readings):
+    from qtrunk.quantum.device import ReceiverReadings, TransmitterReadings
+
+    assert [f.monitor for f in monitors.check_receiver(ReceiverReadings(**readings), PULSES)] == ["readings"]
+    own = TransmitterReadings(mean_photon_numbers=[0.5])
+    assert [f.monitor for f in monitors.check_transmitter(own, (0.5, 0.2, 0.0))] == ["readings"]
+
+
+def test_readings_of_a_dark_block_raise_nothing_but_what_is_missing():
+    from qtrunk.quantum.device import ReceiverReadings
+
+    dark = ReceiverReadings(
+        detector_clicks=[0, 0],
+        double_clicks=0,
+        arrivals=[[0] * ARRIVAL_BINS] * 2,
+        attenuator_test=[0, 0, 0, 0],
+        photocurrent_a=[0.0, 0.0],
+    )
+    assert monitors.check_receiver(dark, PULSES) == []

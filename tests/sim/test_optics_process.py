@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket as socketlib
 import subprocess
 import sys
 import tempfile
@@ -40,6 +41,12 @@ def pulses(block, count=PULSES):
     )
 
 
+def answers(path):
+    """The socket's file is there before anybody listens at it."""
+    with socketlib.socket(socketlib.AF_UNIX) as trial:
+        return trial.connect_ex(str(path)) == 0
+
+
 @pytest.fixture
 def optics():
     with tempfile.TemporaryDirectory(prefix="qo") as directory:
@@ -61,7 +68,7 @@ def optics():
         process = subprocess.Popen([sys.executable, "-m", "qtrunk.sim.optics", "--config", str(path)])
         try:
             for _ in range(200):
-                if socket.exists():
+                if answers(socket):
                     break
                 asyncio.run(asyncio.sleep(0.05))
             yield socket

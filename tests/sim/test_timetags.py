@@ -6,6 +6,7 @@ import pytest
 from qtrunk.base.errors import RequestRefused
 from qtrunk.cli.recordings import bases_of_rows, bases_of_seed
 from qtrunk.quantum.source import SourceSettings, decode_bases, decode_settings, words
+from qtrunk.sim import recording
 from qtrunk.sim.recording import Header, read_receiver
 from qtrunk.sim.replay import align
 from qtrunk.sim.timetags import Wiring, import_time_tags, read_tags
@@ -355,8 +356,10 @@ def test_orders_that_make_no_sense_are_refused(tmp_path, wrong):
     assert not (tmp_path / "r.parquet").exists()
 
 
-def test_memory_follows_the_pieces_and_not_the_file(tmp_path):
+def test_memory_follows_the_pieces_and_not_the_file(tmp_path, monkeypatch):
     tracemalloc = pytest.importorskip("tracemalloc")
+    # A group of rows waits in memory by design: here a small one, that both files fill several times.
+    monkeypatch.setattr(recording, "ROWS_PER_GROUP", 1 << 15)
     truth = Truth(18, dark=0)
     end_ps = round(truth.clock(float(PULSES)))
 

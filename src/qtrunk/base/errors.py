@@ -12,6 +12,7 @@
     ├── RouteUnavailable       no usable way over the network to a node
     ├── StoreError             the key store cannot record what it must record
     ├── DeviceError            a QKD module does not answer as it must
+    ├── RandomnessFailed       the random number generator fails its health tests
     ├── SealedFileError        a protected file is not what was sealed
     └── LabError               the processes of a lab cannot be started, reached or stopped
 
@@ -77,6 +78,10 @@ class RouteUnavailable(QtrunkError):
 
 class StoreError(QtrunkError):
     """The key store cannot record what must be recorded first, so nothing goes out."""
+
+
+class RandomnessFailed(QtrunkError):
+    """The random number generator fails its health tests; nothing secret may be made of it."""
 
 
 class DeviceError(QtrunkError):

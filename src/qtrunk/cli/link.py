@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import dataclass, replace
+from math import radians
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from qtrunk.quantum.attack import KINDS, Attack, Situation, knowledge
 from qtrunk.quantum.channel import Channel, Clicks, drift_of, with_drift
 from qtrunk.quantum.detectors import NANOWIRE
 from qtrunk.quantum.drift import DriftStep
-from qtrunk.quantum.fibre import BACKWARD, FORWARD, Acceptance, ClassicalChannels, Fibre, may_share
-from qtrunk.quantum.optics import of_equipment
+from qtrunk.quantum.fibre import BACKWARD, FORWARD, Acceptance, ClassicalChannels, Fibre, LaserPulse, may_share
+from qtrunk.quantum.optics import dispersed, of_equipment
 from qtrunk.quantum.readings import Readings, arrival_times_ps
 from qtrunk.quantum.source import decode_bases, words
 from qtrunk.sim.recording import Header, ReceiverWriter, TransmitterWriter
@@ -59,6 +60,14 @@ def _loss_db(equipment: Equipment, km: float, loss_db: float | None) -> float:
 @click.option("--temperature-rms-k", type=click.FloatRange(0, 10))
 @click.option("--reference-fraction", type=click.FloatRange(0.0001, 0.5))
 @click.option("--detector", type=click.Choice(["ingaas", "snspd"]), default="ingaas")
+@click.option(
+    "--mirror-error-deg", type=click.FloatRange(0, 10), default=0.0, help="Faraday mirrors, up to, either way."
+)
+@click.option("--sop-correlation-s", type=click.FloatRange(1e-3), default=10.0, help="How fast polarisation turns.")
+@click.option("--pulse-ps", type=click.FloatRange(1, 2000), help="Width of a pulse; with it, dispersion counts.")
+@click.option("--pulse-ghz", type=click.FloatRange(0), default=0.0, help="Its spectrum [default: transform limited].")
+@click.option("--compensation", type=float, default=0.0, help="Of dispersion, ps/nm; negative for standard fibre.")
+@click.option("--phase-random/--no-phase-random", default=True, help="Whether each pulse has a phase of its own.")
 @click.option("--attack", "kind", type=click.Choice(sorted(KINDS)), default="none", help="What Eve does meanwhile.")
 @click.option("--fraction", type=click.FloatRange(0, 1), default=1.0, help="Share of the pulses that Eve touches.")
 @click.option("--strength", type=click.FloatRange(0), help="Of the attack; its unit depends on the kind.")
@@ -72,6 +81,12 @@ def simulate(  # one parameter for each option
     seconds: float,
     seed: int | None,
     detector: str,
+    mirror_error_deg: float,
+    sop_correlation_s: float,
+    pulse_ps: float | None,
+    pulse_ghz: float,
+    compensation: float,
+    phase_random: bool,
     kind: str,
     fraction: float,
     strength: float | None,
@@ -85,7 +100,13 @@ def simulate(  # one parameter for each option
     if detector == "snspd":
         optics = replace(optics, detectors=(NANOWIRE, NANOWIRE))
     seed = int.from_bytes(os.urandom(6), "little") if seed is None else seed
-    drift = drift_of(equipment, km)
+    optics = replace(optics, is_phase_random=phase_random)
+    if pulse_ps is not None:
+        pulse = LaserPulse(width_s=pulse_ps * 1e-12, bandwidth_hz=pulse_ghz * 1e9)
+        optics = dispersed(optics, pulse, Fibre(length_km=km, compensation_ps_per_nm=compensation))
+    drift = replace(
+        drift_of(equipment, km), mirror_error_rad=radians(mirror_error_deg), sop_correlation_s=sop_correlation_s
+    )
     channel = Channel(optics, run.seed_of(seed, "light"), drift)
     attack = Attack(kind, fraction, strength)
     channel.attack(attack)

@@ -1,4 +1,5 @@
-"""The command line: `qtrunk up | down | status | check | sae | keys | seal | open | attack | link`.
+"""The command line: `qtrunk up | down | status | check | sae | keys | seal | open | attack | link |
+bench`.
 
 Every option is also an environment variable (`QTRUNK_STATE`, `QTRUNK_UP_DETACH`, ...). Exit status 0 is success, 1 a
 refusal that the message explains, 2 wrong usage. No secret is ever an argument or printed.
@@ -10,7 +11,7 @@ import click
 
 from qtrunk import __version__
 from qtrunk.base.errors import ConfigError, QtrunkError
-from qtrunk.cli import files, keys, lab, link
+from qtrunk.cli import bench, files, keys, lab, link
 
 
 class _Group(click.Group):
@@ -41,7 +42,7 @@ def cli() -> None:
     """The open software stack of quantum-secured trunk lines."""
 
 
-for command in (*lab.COMMANDS, link.link, *files.COMMANDS, *keys.COMMANDS):
+for command in (*lab.COMMANDS, link.link, *bench.COMMANDS, *files.COMMANDS, *keys.COMMANDS):
     cli.add_command(command)
 
 

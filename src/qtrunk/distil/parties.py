@@ -38,9 +38,8 @@ from qtrunk.distil import sift
 from qtrunk.distil.keylength import PROOF, EpsilonBudget, KeyLength, key_length
 from qtrunk.distil.reconcile import ROUNDS_MAX, Frames, Plan, Search, choose
 from qtrunk.distil.verify import VERIFY_BITS, check_hash, make_hash
-from qtrunk.kernels import encode_gaps
+from qtrunk.kernels import encode_gaps, select
 from qtrunk.stages import (
-    TEST_BASIS,
     Detections,
     Epsilon,
     Observations,
@@ -301,15 +300,17 @@ class BlockAlice(_Party):
         self._transcript.append(octets)
         positions = wire.unpack_positions(message)
         bob_basis = wire.unpack(message.bases, message.count, "bases")
-        bob_test_bits = wire.unpack(message.test_bits, int(np.sum(bob_basis == TEST_BASIS)), "test bits")
+        bob_test_bits = wire.unpack(message.test_bits, int(np.count_nonzero(bob_basis)), "test bits")
         sent = self._settings(positions)
         in_key = sift.key_clicks(sent.basis, bob_basis)
         in_test = sift.tested_clicks(sent.basis, bob_basis)
-        bob_bit = np.zeros(message.count, np.uint8)
-        bob_bit[bob_basis == TEST_BASIS] = bob_test_bits
-        test_error = (sent.bit ^ bob_bit)[in_test]
-        self._seen = seen = sift.observe(self._pulses, sent.intensity[in_key], sent.intensity[in_test], test_error)
-        self._bits = sent.bit[in_key]
+        # Among the clicks that Bob tested, those that Alice tested too.
+        both_test = select(sent.basis, bob_basis)
+        test_error = select(sent.bit, in_test) ^ select(bob_test_bits, both_test)
+        self._seen = seen = sift.observe(
+            self._pulses, select(sent.intensity, in_key), select(sent.intensity, in_test), test_error
+        )
+        self._bits = select(sent.bit, in_key)
         matches = in_key | in_test
         report = self._report_counts(seen, message.count)
         try:
@@ -317,11 +318,11 @@ class BlockAlice(_Party):
         except BlockAborted as error:
             return [report, *self._give_up(error.cause, str(error))]
         self._plan = plan
-        intensity = sent.intensity[matches]
+        intensity = select(sent.intensity, matches)
         sifted = wire.Sifted(
             matches=wire.pack(matches),
-            intensity_low=wire.pack(intensity & 1),
-            intensity_high=wire.pack(intensity >> 1),
+            intensity_low=wire.pack(intensity & np.uint8(1)),
+            intensity_high=wire.pack(intensity >> np.uint8(1)),
             test_errors=wire.pack(test_error),
             code=plan.entry.name,
             syndromes=plan.syndromes(self._bits),
@@ -436,7 +437,7 @@ class BlockBob(_Party):
             count=len(seen.positions),
             gaps=encode_gaps(seen.positions).tobytes(),
             bases=wire.pack(seen.basis),
-            test_bits=wire.pack(seen.bit[seen.basis == TEST_BASIS]),
+            test_bits=wire.pack(select(seen.bit, seen.basis)),
         )
         return [self._say(detected)]
 
@@ -455,24 +456,26 @@ class BlockBob(_Party):
     def _sifted(self, message: wire.Sifted, octets: bytes) -> list[Effect]:
         self._transcript.append(octets)
         clicks = self._detections
-        matches = wire.unpack(message.matches, len(clicks.positions), "matches").astype(bool)
-        count = int(matches.sum())
+        matches = wire.unpack(message.matches, len(clicks.positions), "matches")
+        count = int(np.count_nonzero(matches))
         low = wire.unpack(message.intensity_low, count, "intensity_low")
         high = wire.unpack(message.intensity_high, count, "intensity_high")
-        intensity = low | high << 1
+        intensity = low | high << np.uint8(1)
         if count and int(intensity.max()) >= len(self._pulses.intensities):
             raise WireError("intensity: there are only three")
-        basis = clicks.basis[matches]
-        is_test = basis == TEST_BASIS
-        test_error = wire.unpack(message.test_errors, int(is_test.sum()), "test errors")
-        self._seen = seen = sift.observe(self._pulses, intensity[~is_test], intensity[is_test], test_error)
+        is_test = select(clicks.basis, matches)
+        is_key = is_test ^ np.uint8(1)
+        test_error = wire.unpack(message.test_errors, int(np.count_nonzero(is_test)), "test errors")
+        self._seen = seen = sift.observe(
+            self._pulses, select(intensity, is_key), select(intensity, is_test), test_error
+        )
         report = self._report_counts(seen, len(clicks.positions))
         if sum(seen.test_counts) == 0 or seen.key_total == 0:
             raise BlockAborted("no-key", "no clicks in the key or the test basis")
         plan = choose(sum(seen.test_errors), sum(seen.test_counts), seen.key_total)
         if message.code != plan.entry.name:
             raise WireError(f"code {message.code[:40]!r} is not the one that the test errors call for")
-        self._own = clicks.bit[matches][~is_test]
+        self._own = select(select(clicks.bit, matches), is_key)
         self._search = Search(plan, self._own, message.syndromes)
         return [report, self._searched()]
 

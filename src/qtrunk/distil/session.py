@@ -441,6 +441,8 @@ class LinkBob(_Session):
         super().__init__(end, Role.BOB)
         self._machines: dict[int, BlockBob] = {}
         self._frames: dict[int, list[tuple[Positions, Octets]]] = {}
+        self._covered: dict[int, int] = {}
+        """Pulses of each such block whose slices have come."""
         self._pending: list[int] = []
 
     def connected(self) -> list[SessionEffect]:
@@ -473,20 +475,33 @@ class LinkBob(_Session):
         """The light of a block began."""
         return []
 
-    def frame(self, block: int, positions: Positions, bits: Octets) -> list[SessionEffect]:
-        """Clicks of one slice of a block: where, and which detector."""
-        if block in self._frames:
-            self._frames[block].append((positions, bits))
+    def frame(self, block: int, start: int, pulses: int, positions: Positions, bits: Octets) -> list[SessionEffect]:
+        """Clicks of the slice of `pulses` pulses from `start` on: where, and which detector. Slices must follow each
+        other without a gap, or the block is dropped: a lost one would bias what is counted.
+        """
+        frames = self._frames.get(block)
+        if frames is None or block not in self._seeds:
+            return []
+        if start != self._covered[block] or not 0 <= pulses <= self._seeds[block][0].count - start:
+            return self.dropped(block, f"the module's slice of {pulses} pulses from {start} on does not follow")
+        self._covered[block] += pulses
+        frames.append((positions, bits))
         return []
 
-    def finished(self, block: int) -> list[SessionEffect]:
-        """The light of a block is over: distillation begins."""
+    def finished(self, block: int, clicks: int | None = None) -> list[SessionEffect]:
+        """The light of a block is over: distillation begins. `clicks` is the module's own count of them."""
         frames = self._frames.pop(block, None)
+        covered = self._covered.pop(block, 0)
         if frames is None or block not in self._seeds:
             return []
         pulses, seed = self._seeds[block]
-        positions = np.concatenate([positions for positions, _ in frames]) if frames else np.zeros(0, np.uint64)
-        bits = np.concatenate([bits for _, bits in frames]) if frames else np.zeros(0, np.uint8)
+        positions = np.concatenate([np.zeros(0, np.uint64), *(positions for positions, _ in frames)])
+        bits = np.concatenate([np.zeros(0, np.uint8), *(bits for _, bits in frames)])
+        if covered != pulses.count or clicks not in (None, len(positions)):
+            return self.dropped(
+                block,
+                f"the module gave {len(positions)} clicks of {covered} of {pulses.count} pulses and counted {clicks}",
+            )
         basis = self._end.bases(seed, pulses, positions)
         detections = Detections(positions=positions, basis=basis, bit=bits)
         machine = self._machines[block] = self._end.make_bob(pulses, detections)
@@ -543,6 +558,7 @@ class LinkBob(_Session):
         if not self._device:
             return [self._say(Cancel(block=message.block, why="receiver not ready"))]
         self._frames[message.block] = []
+        self._covered[message.block] = 0
         self._deadline_s[message.block] = self._light_deadline_s()
         return [self._arm(announced)]
 
@@ -593,4 +609,5 @@ class LinkBob(_Session):
         self._seeds.pop(block, None)
         self._machines.pop(block, None)
         self._frames.pop(block, None)
+        self._covered.pop(block, None)
         self._deadline_s.pop(block, None)

@@ -6,17 +6,20 @@ key and test clicks are exchangeable (security proof's sampling).
 
 import numpy as np
 
+from qtrunk import kernels
 from qtrunk.stages import KEY_BASIS, TEST_BASIS, Observations, Octets, Pulses
 
-
-def key_clicks(alice_basis: Octets, bob_basis: Octets) -> np.ndarray:
-    """Mask of clicks where both chose the key basis."""
-    return np.asarray((alice_basis == KEY_BASIS) & (bob_basis == KEY_BASIS))
+assert (KEY_BASIS, TEST_BASIS) == (0, 1), "masks are made of bases by bit operations"
 
 
-def tested_clicks(alice_basis: Octets, bob_basis: Octets) -> np.ndarray:
-    """Mask of clicks where both chose the test basis."""
-    return np.asarray((alice_basis == TEST_BASIS) & (bob_basis == TEST_BASIS))
+def key_clicks(alice_basis: Octets, bob_basis: Octets) -> Octets:
+    """Mask, zeros and ones, of clicks where both chose the key basis."""
+    return (alice_basis | bob_basis) ^ np.uint8(1)
+
+
+def tested_clicks(alice_basis: Octets, bob_basis: Octets) -> Octets:
+    """Mask, zeros and ones, of clicks where both chose the test basis."""
+    return alice_basis & bob_basis
 
 
 def observe(pulses: Pulses, key_intensity: Octets, test_intensity: Octets, test_error: Octets) -> Observations:
@@ -24,12 +27,12 @@ def observe(pulses: Pulses, key_intensity: Octets, test_intensity: Octets, test_
     levels = len(pulses.intensities)
 
     def count(intensity: Octets) -> tuple[int, ...]:
-        return tuple(int(n) for n in np.bincount(intensity, minlength=levels))
+        return tuple(int(n) for n in kernels.tally(intensity)[:levels])
 
     return Observations(
         intensities=pulses.intensities,
         probabilities=pulses.probabilities,
         key_counts=count(key_intensity),
         test_counts=count(test_intensity),
-        test_errors=count(test_intensity[test_error.astype(bool)]),
+        test_errors=count(kernels.select(test_intensity, test_error)),
     )

@@ -31,6 +31,7 @@ from qtrunk.base.errors import StoreError
 from qtrunk.base.ids import KeyId
 from qtrunk.base.ports import SuppliedKey
 from qtrunk.base.secret import Secret
+from qtrunk.crypto import randomness
 
 MAGIC = b"qtrunk locker 1\n"
 _NONCE_OCTETS = 12
@@ -206,7 +207,7 @@ class KeyLocker:
 def _batch_octets(cipher: AESGCM, keys: Sequence[SuppliedKey]) -> bytes:
     ids = msgspec.json.encode([key.key_id for key in keys])
     head = MAGIC + _LENGTH.pack(len(ids)) + ids
-    nonce = os.urandom(_NONCE_OCTETS)
+    nonce = randomness.octets(_NONCE_OCTETS)
     plain = bytearray(msgspec.msgpack.encode([key.material.reveal() for key in keys]))
     try:
         return head + nonce + cipher.encrypt(nonce, plain, head)

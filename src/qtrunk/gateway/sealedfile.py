@@ -12,7 +12,6 @@ early (no last chunk) or goes on (octets behind it). After the STREAM constructi
 2015).
 """
 
-import os
 import re
 import struct
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from qtrunk.base.errors import RequestRefused, SealedFileError
 from qtrunk.base.ids import KeyId, SaeId, parse_key_id, parse_sae_id
 from qtrunk.base.secret import Secret
+from qtrunk.crypto import randomness
 
 MAGIC = b"qtrunk sealed 1\n"
 CHUNK_OCTETS = 1 << 20
@@ -147,7 +147,7 @@ def seal(
     progress: Callable[[int], None] = lambda _octets: None,
 ) -> None:
     """Write the protected form of `source` to `sink`. `key` is a fresh 256-bit key that is used for nothing else."""
-    salt = os.urandom(SALT_OCTETS)
+    salt = randomness.octets(SALT_OCTETS)
     header = header_octets(
         Header(
             mode=AES_GCM,

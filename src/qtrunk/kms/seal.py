@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from qtrunk.base.errors import AuthenticationFailed, StoreError
 from qtrunk.base.secret import Secret
+from qtrunk.crypto import randomness
 
 KEK_OCTETS = 32
 _SALT_OCTETS = 32
@@ -43,7 +44,7 @@ def associated(*parts: str | bytes | int) -> bytes:
 
 def seal(kek: Secret, data: bytes | memoryview, place: bytes) -> bytes:
     """Seal `data` for its `place`; the result is SEAL_OVERHEAD_OCTETS longer."""
-    salt = os.urandom(_SALT_OCTETS)
+    salt = randomness.octets(_SALT_OCTETS)
     return salt + AESGCM(_derive(kek, salt)).encrypt(_NONCE, data, place)
 
 
@@ -88,11 +89,11 @@ def _derive(kek: Secret, salt: bytes) -> bytes:
 def _make_kek(path: Path) -> None:
     """Write under another name and link, so that a crash leaves no half KEK and no KEK is ever replaced."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    draft = path.with_name(f".{path.name}.{randomness.octets(8).hex()}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(handle, "wb") as out:
-            out.write(os.urandom(KEK_OCTETS))
+            out.write(randomness.octets(KEK_OCTETS))
             out.flush()
             os.fsync(out.fileno())
         try:

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from qtrunk.base.errors import AuthenticationFailed, StoreError
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.secret import Secret
+from qtrunk.crypto import randomness
 from qtrunk.kms.key import block_name
 from qtrunk.kms.seal import SEAL_OVERHEAD_OCTETS, TAG_OCTETS, associated, seal, sync_directory, unseal
 
@@ -60,7 +61,7 @@ class Segments:
     def write(self, link: LinkId, block: int, material: Secret) -> None:
         """Seal a block's material into a new file, durable on return; OSError leaves no file behind."""
         path = self._path(link, block)
-        segment_key = Secret(os.urandom(_KEY_OCTETS))
+        segment_key = Secret(randomness.octets(_KEY_OCTETS))
         sealed_key = seal(self._kek, segment_key.reveal(), self._place(link, block, len(material)))
         box = AESGCM(segment_key.reveal())
         octets = material.reveal()

@@ -42,6 +42,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     links: list[LinkConfig]
     topology: dict[str, object]
     pool_octets_max: int = 64 << 20
+    random_device: str | None = None
+    """A hardware generator's file, such as /dev/hwrng, whose octets are mixed with the operating system's."""
     parent_pid: int | None = None
 
     @property

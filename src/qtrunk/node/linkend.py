@@ -196,14 +196,18 @@ class LinkRunner:
         session = self._session
         match event:
             case device_messages.Attached():
-                self.statistics.note_attached(event)
+                wrong = self.statistics.note_attached(event)
+                if wrong:
+                    self._alarms.raise_alarm(self.link, "ModuleMismatch", "critical", wrong)
+                    return session.device_down()
+                self._alarms.clear(self.link, "ModuleMismatch")
                 self._alarms.clear(self.link, "ModuleLoss")
                 return session.device_up()
             case device_messages.Started():
                 return session.started(event.block)
             case device_messages.Frame():
                 if isinstance(session, LinkBob):
-                    return session.frame(event.block, *device_messages.decode_frame(event))
+                    return self._on_frame(session, event)
             case device_messages.Finished():
                 return self._on_finished(event)
             case device_messages.Dropped():
@@ -217,12 +221,23 @@ class LinkRunner:
                 raise AssertionError(f"unexpected module event {type(event).__name__}")
         return []
 
+    def _on_frame(self, session: LinkBob, event: device_messages.Frame) -> list[SessionEffect]:
+        """A slice's clicks; one that makes no sense costs its block."""
+        try:
+            positions, bits = device_messages.decode_frame(event)
+        except WireError as error:
+            log.warning("link %s: %s", self.link, error)
+            return session.dropped(event.block, str(error))
+        return session.frame(event.block, event.start, event.pulses, positions, bits)
+
     def _on_finished(self, event: device_messages.Finished) -> list[SessionEffect]:
         """The light of a block is over: look at the monitors before anything is made of it."""
         statistics = self.statistics
         findings = statistics.note_finished(event)
         if not findings:
             self._alarms.clear(self.link, "MonitorLimit")
+            if isinstance(self._session, LinkBob):
+                return self._session.finished(event.block, event.clicks)
             return self._session.finished(event.block)
         why = "; ".join(f"{finding.monitor}: {finding.text}" for finding in findings)
         self._alarms.raise_alarm(self.link, "MonitorLimit", "critical", f"block {event.block}: {why}")

@@ -23,6 +23,8 @@ from qtrunk.topology import Link
 RATE_BLOCKS = 8
 """Rates are means over so many blocks."""
 STALLED_S = 60.0
+CLOCK_TOLERANCE = 1e-3
+"""Of the module's clock against the topology's."""
 
 
 @dataclass(slots=True)
@@ -55,9 +57,13 @@ class LinkStatistics:
     _recent: deque[_Block] = field(default_factory=lambda: deque(maxlen=RATE_BLOCKS))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note_attached(self, event: Attached) -> None:
-        """The QKD module answers."""
+    def note_attached(self, event: Attached) -> str:
+        """The QKD module answers; why it is not the one of the topology, or nothing."""
+        clock_hz = self.link.equipment.clock_hz
+        if not abs(event.clock_hz - clock_hz) <= CLOCK_TOLERANCE * clock_hz:
+            return f"the module runs at {event.clock_hz:g} Hz, the topology says {clock_hz:g} Hz"
         self.is_module_up = True
+        return ""
 
     def note_finished(self, event: Finished) -> list[monitors.Finding]:
         """The light of a block is over: its monitors, and what about them an honest link would not show."""

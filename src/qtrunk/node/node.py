@@ -44,7 +44,7 @@ class Node:
         self.tasks: list[asyncio.Task[None]] = []
         self._topology = config.load_topology()
         self._clock = SystemClock()
-        self._random = SystemRandom()
+        self._random = SystemRandom(config.random_device)
         self._alarms = AlarmBoard(self._clock)
         self._started_unix_s = self._clock.unix_s()
         directory = Path(config.directory)

@@ -5,6 +5,7 @@ import os
 import time
 
 from qtrunk.base.errors import LabError
+from qtrunk.crypto import randomness
 
 _PR_SET_DUMPABLE = 4
 
@@ -22,11 +23,16 @@ class SystemClock:
 
 
 class SystemRandom:
-    """`base.ports.Random` on the operating system's generator (getrandom(2))."""
+    """`base.ports.Random` on the operating system's generator, mixed with a hardware device where there is one; tested
+    without pause (crypto.randomness).
+    """
+
+    def __init__(self, device: str | None = None) -> None:
+        self._source = randomness.system() if device is None else randomness.TestedRandom(randomness.mixed(device))
 
     def octets(self, count: int) -> bytes:
-        """`count` unpredictable octets."""
-        return os.urandom(count)
+        """`count` unpredictable octets; RandomnessFailed from the first failed test on."""
+        return self._source.octets(count)
 
 
 def forbid_core_dumps() -> None:

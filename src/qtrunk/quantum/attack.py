@@ -15,7 +15,6 @@ from functools import cached_property
 from math import exp, factorial, sqrt
 
 import numpy as np
-from scipy.optimize import brentq
 
 from qtrunk.base.errors import RequestRefused
 from qtrunk.kernels import F64
@@ -135,6 +134,9 @@ def _signal_gain(optics: LinkOptics, outcomes: F64) -> float:
 
 def _matched(optics: LinkOptics, make: Callable[[float], F64], most: float, offset_rad: float) -> float:
     """The x in [0, most] with which make(x) gives the honest signal gain; `most` where even that is too little."""
+    # Imported here: a quarter of a second that only an attack is worth.
+    from scipy.optimize import brentq
+
     target = _signal_gain(optics, optics.outcomes(offset_rad))
 
     def excess(x: float) -> float:

@@ -8,7 +8,7 @@ its diodes) carries over slices of a block.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import log10
+from math import expm1, log10
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from qtrunk import kernels
 from qtrunk.kernels import U64
 from qtrunk.quantum.attack import Attack, Branch, Situation
 from qtrunk.quantum.dice import Dice
-from qtrunk.quantum.drift import Drift, DriftSettings, DriftStep, expected_residual_rad
+from qtrunk.quantum.drift import DELAY_S_PER_KM, Drift, DriftSettings, DriftStep, expected_residual_rad
 from qtrunk.quantum.optics import BASES, STATES, LinkOptics
 from qtrunk.stages import Octets, Positions
 from qtrunk.topology import Equipment
@@ -26,9 +26,10 @@ HONEST = Attack()
 CLICKS_AT_ONCE = 1 << 16
 """So many fit the cache of a core and need no fresh pages from the system."""
 _LIMIT = float(1 << 53)
-_GATE_STEP_S = 2e-12
-_FACTOR_STEP = 1e-3
-"""Smaller changes of the gates' place and of their efficiency are left out."""
+_GATE_STEP_S = 1e-13
+"""Smaller changes of the gates' place are left out."""
+_SHARE_STEP = 1e-3
+"""And of what they see while Eve is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class _Now:
 
     situation: Situation
     step: DriftStep | None
+    lit: Situation
+    """The light at the receiver, whether it is locked or not: what its scans see."""
     candidate_probability: float
     limits: U64
     pulses_left: int
@@ -75,7 +78,6 @@ class Channel:
 
     def __init__(self, optics: LinkOptics, seed: bytes, drift: DriftSettings | None = None) -> None:
         self._optics = optics
-        self._aligned = optics
         self._rng = kernels.new_rng(seed)
         self._dice = Dice(bytes(octet ^ 0x5A for octet in seed))
         self._drift = None if drift is None else Drift(drift, self._dice.uniforms)
@@ -84,7 +86,7 @@ class Channel:
         self._now: _Now | None = None
         self._attack = HONEST
         self._attack_pulses = 0
-        self._gate_factor, self._gate_offset_s = 1.0, 0.0
+        self._forget_gates()
         self.tally: U64 = np.zeros(256, np.uint64)
         """Clicks so far, by the flags of kernels.sample_link."""
         self.pulses = 0
@@ -109,9 +111,14 @@ class Channel:
         """Positions start again from 0, perhaps with other settings of the source."""
         self._memory = kernels.new_memory()
         if optics is not None:
-            self._optics = self._aligned = optics
-            self._gate_factor, self._gate_offset_s = 1.0, 0.0
+            self._optics = optics
+            self._forget_gates()
             self._now = None
+
+    def _forget_gates(self) -> None:
+        self._gate_offset_s, self._gate_share = 0.0, 1.0
+        self._dimmed_by, self._dimmed_link = 1.0, self._optics
+        self._always = np.ones((len(self._optics.intensities), STATES))
 
     def attack(self, attack: Attack) -> None:
         """Eve does this from the next pulse on."""
@@ -177,7 +184,7 @@ class Channel:
         if self._drift is None or self._drift_settings is None:
             situation = self._attack.on(self._optics, 0.0, elapsed_s)
             # Only a bend changes by itself; all else stands still.
-            return self._ready(situation, None, round(0.1 * self._optics.clock_hz))
+            return self._ready(situation, situation, None, round(0.1 * self._optics.clock_hz))
         settings = self._drift_settings
         step = self._drift.step(
             click_probability=self._reference_click(),
@@ -185,39 +192,48 @@ class Channel:
             clock_hz=self._optics.clock_hz,
             light=self._now is None or not self._now.situation.is_dark,
         )
-        self._align(step)
-        situation = self._attack.on(self._aligned, step.phase_error_rad, elapsed_s)
+        seen = self._seen_by_gates(step.gate_offset_s)
+        if self._attack == HONEST:
+            light = self._optics.outcomes(step.phase_error_rad, seen)
+            situation = Situation(branches=(Branch(self._always, light),))
+        else:
+            situation = self._attack.on(self._dimmed(seen), step.phase_error_rad, elapsed_s)
+        lit = situation
         if not step.is_locked:
             situation = replace(situation, branches=_unlit(self._optics))
         pulses = round(settings.control_period_s * (1 - settings.reference_fraction) * self._optics.clock_hz)
-        return self._ready(situation, step, pulses)
+        return self._ready(situation, lit, step, pulses)
 
-    def _ready(self, situation: Situation, step: DriftStep | None, pulses: int) -> _Now:
+    def _ready(self, situation: Situation, lit: Situation, step: DriftStep | None, pulses: int) -> _Now:
         cumulative = np.add.accumulate(situation.outcomes, axis=-1)
         candidate = min(float(cumulative[..., 2].max()), 1 - 1e-9)
         cumulative *= _LIMIT / (candidate or 1.0)
         limits: U64 = cumulative.astype(np.uint64)
         if len(limits) != len(self._optics.intensities):
             limits = np.ascontiguousarray(np.broadcast_to(limits, (len(self._optics.intensities), *limits.shape[1:])))
-        return _Now(situation, step, candidate, limits, max(1, pulses))
+        return _Now(situation, step, lit, candidate, limits, max(1, pulses))
 
     def _reference_click(self) -> float:
         """Of a reference pulse, which is as bright as the signal."""
-        situation = self._attack.on(self._optics) if self._now is None else self._now.situation
+        situation = self._attack.on(self._optics) if self._now is None else self._now.lit
         return float(situation.outcomes[0].sum(axis=-1).mean())
 
-    def _align(self, step: DriftStep) -> None:
-        """Let the gates see light that comes too early or too late."""
-        if abs(step.gate_offset_s - self._gate_offset_s) < _GATE_STEP_S:
-            return
-        self._gate_offset_s = step.gate_offset_s
-        factor = float(self._optics.detectors[0].efficiency_at(step.gate_offset_s)) / float(
-            self._optics.detectors[0].efficiency_at(0.0)
-        )
-        if abs(factor - self._gate_factor) > _FACTOR_STEP:
-            self._gate_factor = factor
-            lost_db = -10 * log10(max(1e-20, factor))
-            self._aligned = replace(self._optics, receiver_loss_db=self._optics.receiver_loss_db + lost_db)
+    def _seen_by_gates(self, offset_s: float) -> float:
+        """Share of the light that gates see when it comes too early or too late."""
+        if abs(offset_s - self._gate_offset_s) >= _GATE_STEP_S:
+            detector = self._optics.detectors[0]
+            at_best = float(detector.efficiency_at(0.0, self._optics.pulse_rms_s))
+            self._gate_offset_s = offset_s
+            self._gate_share = float(detector.efficiency_at(offset_s, self._optics.pulse_rms_s)) / at_best
+        return self._gate_share
+
+    def _dimmed(self, share: float) -> LinkOptics:
+        """The link as Eve finds it; made anew only when it has changed."""
+        if abs(share - self._dimmed_by) > _SHARE_STEP:
+            lost_db = -10 * log10(max(1e-20, share))
+            self._dimmed_by = share
+            self._dimmed_link = replace(self._optics, receiver_loss_db=self._optics.receiver_loss_db + lost_db)
+        return self._dimmed_link
 
 
 def _unlit(optics: LinkOptics) -> tuple[Branch, ...]:
@@ -237,7 +253,26 @@ def drift_of(equipment: Equipment, length_km: float) -> DriftSettings:
 
 
 def with_drift(optics: LinkOptics, drift: DriftSettings) -> LinkOptics:
-    """The same link for the oracle: what the loop leaves of the drift is so much more of the fast phase noise."""
+    """The same link for the oracle: what the loops leave of the drift is so much more of the fast phase noise, and so
+    much light outside the gates.
+    """
     click = float(optics.outcomes()[0].sum(axis=-1).mean())
     left_rad = expected_residual_rad(drift, click, optics.visibility, optics.clock_hz)
-    return replace(optics, residual_phase_rad=(optics.residual_phase_rad**2 + left_rad**2) ** 0.5)
+    points, weights = np.polynomial.hermite_e.hermegauss(15)
+    seen = optics.detectors[0].efficiency_at(points * _gate_rms_s(drift), optics.pulse_rms_s)
+    share = float(weights @ seen / weights.sum()) / float(optics.detectors[0].efficiency_at(0.0, optics.pulse_rms_s))
+    return replace(
+        optics,
+        residual_phase_rad=(optics.residual_phase_rad**2 + left_rad**2) ** 0.5,
+        receiver_loss_db=optics.receiver_loss_db - 10 * log10(share),
+    )
+
+
+def _gate_rms_s(drift: DriftSettings) -> float:
+    """Of the light's place in its gate, over the time from one alignment to the next."""
+    leak_s = drift.sync_leak * drift.fibre_km * DELAY_S_PER_KM * drift.delay_per_k * drift.fibre_rms_k
+    total = 0.0
+    for rms_s, correlation_s in ((leak_s, drift.fibre_correlation_s), (drift.sync_rms_s, drift.sync_correlation_s)):
+        ratio = drift.alignment_s / correlation_s
+        total += 2 * rms_s**2 * (1 + expm1(-ratio) / ratio)
+    return float(total**0.5)

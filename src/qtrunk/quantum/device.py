@@ -6,7 +6,8 @@ what its hardware would give it: the transmitter hears nothing of clicks; a rece
 its own node drew.
 
 A block's light begins when both ends have armed the same number and the block before is over. One block may be armed
-ahead. Arming a number drops lower ones that have not begun.
+ahead, so of the lower ones that have not begun arming a number drops all but the highest. After Refused the module
+closes the connection; the node comes again.
 """
 
 from dataclasses import dataclass, field
@@ -182,6 +183,8 @@ def frame_of(block: int, start: int, pulses: int, positions: Positions, bits: Oc
 
 def decode_frame(frame: Frame) -> tuple[Positions, Octets]:
     """Positions in the block and bits; WireError where they do not fit."""
+    if not (0 <= frame.start < 1 << 62 and 0 <= frame.pulses < 1 << 62 and frame.count >= 0):
+        raise WireError(f"frame of block {frame.block}: start, pulses and count must not be negative or beyond 2^62")
     try:
         positions = kernels.decode_gaps(np.frombuffer(frame.gaps, np.uint8), frame.count, frame.pulses)
     except (ValueError, TypeError) as error:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from math import ceil, exp, expm1, inf, isfinite, log, log10, pi, sqrt
 
 import numpy as np
-from scipy import constants, optimize, special
+from scipy import constants, special
 
 from qtrunk.base.errors import RequestRefused
 from qtrunk.kernels import F64
@@ -389,4 +389,6 @@ def _headroom_db(mean: float, qber: Callable[[float], float], limit: float) -> f
         return inf
     if excess(faintest_db) > 0:
         return -inf
-    return float(optimize.brentq(excess, faintest_db, brightest_db, xtol=1e-9)) - 10 * log10(mean)
+    from scipy.optimize import brentq  # here: a quarter of a second that only this question is worth
+
+    return float(brentq(excess, faintest_db, brightest_db, xtol=1e-9)) - 10 * log10(mean)

@@ -19,6 +19,7 @@ import numpy as np
 
 from qtrunk.kernels import F64, Afterpulses
 from qtrunk.quantum.detectors import INGAAS_1GHZ, INGAAS_20MHZ, Detector
+from qtrunk.quantum.fibre import Fibre, LaserPulse, intersymbol_share
 from qtrunk.quantum.interferometer import ALICE_PHASES_RAD, BOB_PHASES_RAD
 from qtrunk.quantum.source import SourceSettings
 from qtrunk.topology import Equipment
@@ -144,11 +145,11 @@ class LinkOptics:
         """Of the light in Bob's receiver, to each detector: shape (4, 2, 2)."""
         return self._blurred.shares(offset_rad)
 
-    def outcomes(self, offset_rad: float = 0.0) -> F64:
+    def outcomes(self, offset_rad: float = 0.0, dimming: float = 1.0) -> F64:
         """Chances of clicks of a live receiver: shape (intensities, 4 states, 2 bases, 3: only the first detector, only
-        the second, both).
+        the second, both). `dimming` is the share of the light that the gates still see.
         """
-        return self.clicks(self._arriving * self.shares(offset_rad))
+        return self.clicks(dimming * self._arriving * self.shares(offset_rad))
 
     @cached_property
     def _arriving(self) -> F64:
@@ -207,6 +208,16 @@ def afterpulses_of(detector: Detector, clock_hz: float, dead_pulses: int) -> Aft
         return Afterpulses()
     power = 1 - detector.afterpulse_exponent
     return Afterpulses(mean=mean, first=first_gate**power, last=cutoff_gates**power, inverse=1 / power)
+
+
+def dispersed(optics: LinkOptics, pulse: LaserPulse, fibre: Fibre) -> LinkOptics:
+    """The same link with pulses that this fibre makes longer: they lose light outside their gates, and get some of
+    their neighbours'. Time slots are half a clock period apart.
+    """
+    rms_s = pulse.rms_after_s(fibre)
+    period_s, gate = 1 / optics.clock_hz, optics.detectors[0]
+    foreign = intersymbol_share(rms_s, gate.gate_width_s, period_s, period_s / 2, gate.gate_shape)
+    return replace(optics, pulse_rms_s=rms_s, intersymbol_share=float(foreign))
 
 
 def of_equipment(equipment: Equipment, loss_db: float, source: SourceSettings | None = None) -> LinkOptics:

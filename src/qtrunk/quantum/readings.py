@@ -7,7 +7,7 @@ and what the receiver counted into the readings of quantum.device. What to make 
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from qtrunk.kernels import F64, I64
 from qtrunk.quantum.attack import Situation
@@ -127,7 +127,7 @@ class Readings:
                 if np.isnan(shift_s):
                     here = np.diff(np.clip(edges_s / detector.gate_width_s, -0.5, 0.5))
                 else:
-                    here = np.diff(stats.norm.cdf(edges_s, loc=shift_s, scale=detector.jitter_s))
+                    here = np.diff(special.ndtr((edges_s - shift_s) / detector.jitter_s))
                     here = here / max(1e-300, here.sum())
                 shares += here * counts[index]
             histograms.append(_multinomial(self.dice, round(total), shares))

@@ -1,0 +1,1 @@
+"""Figures of speed, each beside a rival where there is one: `qtrunk bench`."""
