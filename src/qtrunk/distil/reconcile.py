@@ -19,6 +19,7 @@ import json
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from math import ceil, log2, sqrt
 
 import numpy as np
@@ -75,13 +76,17 @@ def index() -> tuple[CodeEntry, ...]:
     return tuple(sorted(entries, key=lambda entry: (entry.m / entry.n, entry.n)))
 
 
+def code_file(name: str) -> Traversable:
+    """A code's text; WireError for a name that is not in the index."""
+    if all(entry.name != name for entry in index()):
+        raise WireError(f"reconciliation code {name[:40]!r} is not known here")
+    return resources.files("qtrunk.distil").joinpath(f"codes/{name}.txt")
+
+
 @cache
 def code(name: str) -> kernels.QcCode:
     """A code by name; WireError for a name that is not in the index."""
-    if all(entry.name != name for entry in index()):
-        raise WireError(f"reconciliation code {name[:40]!r} is not known here")
-    text = resources.files("qtrunk.distil").joinpath(f"codes/{name}.txt").read_text()
-    return kernels.load_code(name, text)
+    return kernels.load_code(name, code_file(name).read_text())
 
 
 @dataclass(frozen=True, slots=True)
