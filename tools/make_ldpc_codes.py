@@ -4,7 +4,7 @@
     .venv/bin/python tools/make_ldpc_codes.py --rows 29 --lifts 512 --frames 3000
     .venv/bin/python tools/make_ldpc_codes.py --check        # only tells whether the texts are what this builds
 
-A code is quasi-cyclic: 128 block columns of 512 or 8192 bits (n = 65,536 or 2^20), `rows` block rows. Most columns have degree 3, a share has a
+A code is quasi-cyclic: 128 block columns of 512, 2048 or 8192 bits (n = 2^16, 2^18 or 2^20), `rows` block rows. Most columns have degree 3, a share has a
 high degree (they converge first and help the others), some have degree 2 (they carry little and cost little). The
 shares come from a search with the decoder itself at the error rate where it is about to fail. Two columns that
 share two block rows never have the same difference of shifts there, so there is no cycle of length 4; among columns
@@ -13,7 +13,7 @@ Columns of degree 2 hang together as a path, never a cycle: a cycle of them is a
 accepts.
 
 Of a few seeds the one that reaches furthest is kept. `reach` is the largest error rate, in steps of 1 % of itself, at
-which at most one in FAILED_SHARE of `frames` frames (a tenth of that for the long codes) failed, for each share of a frame that carries key (distil.reconcile
+which at most one in FAILED_SHARE of `frames` frames (fewer of the long codes) failed, for each share of a frame that carries key (distil.reconcile
 shortens frames); the decoder is told the true rate.
 """
 
@@ -29,7 +29,7 @@ from qtrunk.distil.keylength import entropy
 from qtrunk.distil.reconcile import SHARES
 
 COLUMNS = 128
-LIFTS = {512: 1, 8192: 10}
+LIFTS = {512: 1, 2048: 4, 8192: 10}
 """Bits of a block column, and how much fewer frames are measured."""
 # rows: (columns of degree 2, columns of high degree, that degree, seed)
 DESIGNS = {

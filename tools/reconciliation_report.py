@@ -23,7 +23,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 DOCS = Path(__file__).parent.parent / "docs"
-CURVES = ("qc128x12z512", "qc128x29z512", "qc128x57z512", "qc128x14z8192", "qc128x27z8192")
+CURVES = ("qc128x12z512", "qc128x29z512", "qc128x57z512", "qc128x27z2048", "qc128x27z8192")
 STEPS = (1.08, 1.10, 1.12, 1.14, 1.16, 1.18, 1.20, 1.24, 1.28)
 RATES = (0.003, 0.005, 0.008, 0.012, 0.016, 0.02, 0.025, 0.03, 0.035, 0.042, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.11)
 BITS = {65536: 40 * 65536 - 12_345, 1 << 20: 6 * (1 << 20) - 12_345}
@@ -62,7 +62,7 @@ def curve(name: str, frames: int) -> list[Point]:
     """Frame errors of whole frames; ends at the first point without any."""
     code = reconcile.code(name)
     batch, points = max(1, BATCH_BITS // code.n), []
-    wanted = frames if code.n == 65536 else max(batch, frames // 50)
+    wanted = max(batch, frames * 65536 // code.n // 2)
     for step in STEPS:
         qber = rate_for(code.m / code.n / step)
         dice = np.random.default_rng([code.m, round(1000 * step)])
@@ -100,11 +100,11 @@ class Block:
 
 
 def block(qber: float, bits: int, seed: int) -> Block:
-    """Reconcile a key whose error rate the test basis knows as well as it does in a real block."""
+    """Reconcile a key whose test basis has as many errors as it should on the average."""
     dice = np.random.default_rng([seed, bits])
     alice = dice.integers(0, 2, bits).astype(np.uint8)
     bob = alice ^ (dice.random(bits) < qber)
-    plan = reconcile.choose(int(dice.binomial(TESTED, qber)), TESTED, bits)
+    plan = reconcile.choose(round(qber * TESTED), TESTED, bits)
     search = reconcile.Search(plan, bob, plan.syndromes(alice))
     while search.unsolved and len(search.rounds) < reconcile.ROUNDS_MAX:
         search.again(plan.halves(alice, search.unsolved, len(search.rounds) + 1))
@@ -190,7 +190,7 @@ is lost to privacy amplification, so it should be little, and it must be counted
 ![frame errors and what is said](images/reconciliation.svg)
 
 ## Codes
-Quasi-cyclic LDPC codes of 128 block columns, 512 bits each (n = 65,536) or 8192 (n = 1,048,576), from 5 to 64 block rows, built from seeds by
+Quasi-cyclic LDPC codes of 128 block columns, 512, 2048 or 8192 bits each (n = 65,536, 262,144 or 1,048,576), from 5 to 64 block rows, built from seeds by
 `tools/make_ldpc_codes.py` and kept as base matrices, 5 kB each. The decoder works on the difference of the two syndromes: layered A-min* in
 8-bit integers, 64 checks at once, equal bit for bit on each instruction set (`src/kernels/ldpc.inc`, its twin in `tests/kernels/twins.py`).
 A code's *reach* (`codes/index.json`) is the error rate at which one frame in fifty fails.
@@ -199,7 +199,7 @@ A code's *reach* (`codes/index.json`) is the error rate at which one frame in fi
 **Shortening.** A frame carries fewer key bits than the code has places: the first ones of each block column; the rest are zeros that both know.
 So the same checks serve a higher error rate. Reach is measured at shares of {", ".join(f"{s:.0%}" for s in reconcile.SHARES)} and interpolated
 between. Of all codes the one is taken with which the block says least in all (`distil.reconcile.choose`). Both ends
-compute it from the test basis's errors, one standard deviation on top, and the number of key bits. Long codes are taken as soon as a block fills them.
+compute it from the test basis's errors, one standard deviation on top, and the number of key bits. Long codes are taken where a block fills their frames.
 
 **Blind rounds.** Nobody knows the error rate of the key basis. Where the decoder finds nothing, Bob says which frames (*Unsolved*), and Alice
 says for these the parity of every other edge of some block rows (*Halves*): one check becomes two. A round halves
@@ -223,7 +223,7 @@ The limits are two-sided, 95 %.
 {chr(10).join(frame_rows)}
 
 ## Whole blocks
-The test basis has {TESTED:,} bits with binomial errors. "First" is the syndrome alone, "all" everything that is leak, each over bits times
+The test basis has {TESTED:,} bits with as many errors as it should. "First" is the syndrome alone, "all" everything that is leak, each over bits times
 h(QBER). "Own" is the efficiency that the codes of this length have at their own reach, between them interpolated. Below
 the reach of the leanest code a block says that code's syndrome whatever its rate.
 
