@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: setup demo test check validate bench format clean
+.PHONY: setup demo test check validate reconciliation bench format clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,10 @@ check: setup
 validate: setup
 	$(BIN)/python tools/validation_report.py
 	$(BIN)/python tools/attack_report.py
+
+# Frame errors and what reconciliation says: writes docs/reconciliation.md (some minutes).
+reconciliation: setup
+	$(BIN)/python tools/reconciliation_report.py
 
 # Figures of speed beside rivals from their own packages: writes docs/benchmarks.md.
 bench: setup

@@ -29,6 +29,18 @@ class Sifted(Message, frozen=True, tag="sifted"):
     syndromes: bytes
 
 
+class Unsolved(Message, frozen=True, tag="unsolved"):
+    """Bob: frames he cannot reconcile yet; he asks for one more blind round."""
+
+    frames: list[int]
+
+
+class Halves(Message, frozen=True, tag="halves"):
+    """Alice: parities of one half of some checks, for each of those frames."""
+
+    parities: bytes
+
+
 class Decoded(Message, frozen=True, tag="decoded"):
     """Bob: frames he could not reconcile, and how many errors he corrected in the others."""
 
@@ -75,7 +87,7 @@ class Abort(Message, frozen=True, tag="abort"):
     why: str
 
 
-BlockMessage = Detected | Sifted | Decoded | Proof | Accept | Confirm | Released | Abort
+BlockMessage = Detected | Sifted | Unsolved | Halves | Decoded | Proof | Accept | Confirm | Released | Abort
 
 
 def pack(bits: Octets) -> bytes:

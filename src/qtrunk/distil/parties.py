@@ -2,6 +2,8 @@
 
     1  Bob    Detected   positions of clicks, bases, test-basis bits      (the light of the block is over)
     2  Alice  Sifted     matches, intensities, test errors, code, syndromes
+       Bob    Unsolved   frames that need more      (perhaps, a few times: a blind round)
+       Alice  Halves     more about those frames    (answers it)
     3  Bob    Decoded    frames that did not decode
     4  Alice  Proof      those frames, verification hash, length, Toeplitz seed, authentication keys
     5  Bob    Accept     tag over 1 to 4          Bob holds the key (durable) before this goes out
@@ -35,7 +37,7 @@ from qtrunk.distil import messages as wire
 from qtrunk.distil import sift
 from qtrunk.distil.keylength import BOUNDS, EpsilonBudget, KeyLength, key_length, proof_of
 from qtrunk.distil.proofs import check_live
-from qtrunk.distil.reconcile import Plan, choose, index
+from qtrunk.distil.reconcile import ROUNDS_MAX, Frames, Plan, Search, choose
 from qtrunk.distil.verify import VERIFY_BITS, check_hash, make_hash
 from qtrunk.kernels import encode_gaps, select
 from qtrunk.stages import (
@@ -181,6 +183,7 @@ class _Party(ABC):
         self._random = random
         self._now = now
         self._transcript: list[bytes] = []
+        self._octets_to_proof = 0
         self._is_over = False
         self.is_held = False
         """The key was given to Hold and neither released nor destroyed yet."""
@@ -236,8 +239,8 @@ class _Party(ABC):
     def _key(self, done: ReconciledBlock, proof: wire.Proof) -> QkdKey:
         """Privacy amplification, and the record that goes with the key."""
         material = universal.toeplitz(done.bits, proof.seed, 8 * proof.length_octets)
-        # Detected to Proof, and some room for the short messages behind them: alike at both ends.
-        octets = sum(len(part) for part in self._transcript[:4]) + 256
+        # Some room for the short messages behind Proof: alike at both ends.
+        octets = self._octets_to_proof + 256
         return QkdKey(
             link=self._pulses.link,
             block=self._pulses.block,
@@ -279,6 +282,7 @@ class BlockAlice(_Party):
         self._settings = settings
         self._seen: Observations | None = None
         self._plan: Plan | None = None
+        self._rounds: tuple[Frames, ...] = ()
         self._bits: Octets = np.zeros(0, np.uint8)
         self._done: ReconciledBlock | None = None
         self._proof: wire.Proof | None = None
@@ -288,6 +292,8 @@ class BlockAlice(_Party):
         match message:
             case wire.Detected() if self._seen is None:
                 return self._detected(message, octets)
+            case wire.Unsolved() if self._plan is not None and self._proof is None:
+                return self._unsolved(message, octets)
             case wire.Decoded() if self._plan is not None and self._proof is None:
                 return self._decoded(message, octets)
             case wire.Accept() if self._proof is not None and not self.is_held:
@@ -339,21 +345,29 @@ class BlockAlice(_Party):
         errors, tested = sum(seen.test_errors), sum(seen.test_counts)
         if tested == 0 or seen.key_total == 0:
             raise BlockAborted("no-key", "no clicks in the key or the test basis: is there light on the fibre?")
-        plan = Plan(choose(errors, tested), seen.key_total)
-        if self._length(seen, plan.leak_bits(()) + VERIFY_BITS).length_bits < 8 * 2 * AUTH_OCTETS:
+        plan = choose(errors, tested, seen.key_total)
+        if self._length(seen, plan.leak_bits((), ()) + VERIFY_BITS).length_bits < 8 * 2 * AUTH_OCTETS:
             cause = "qber" if qber > self._parameters.qber_suspect else "no-key"
             raise BlockAborted(cause, f"no secret key from {seen.key_total} sifted bits at QBER {qber:.2%}")
         return plan
+
+    def _unsolved(self, message: wire.Unsolved, octets: bytes) -> list[Effect]:
+        assert self._plan is not None
+        unsolved = tuple(message.frames)
+        self._plan.check_unsolved(self._rounds, unsolved)
+        self._transcript.append(octets)
+        self._rounds += (unsolved,)
+        return [self._say(wire.Halves(parities=self._plan.halves(self._bits, unsolved, len(self._rounds))))]
 
     def _decoded(self, message: wire.Decoded, octets: bytes) -> list[Effect]:
         assert self._plan is not None
         assert self._seen is not None
         failed = tuple(message.failed)
-        self._plan.check_failed(failed)
+        self._plan.check_failed(self._rounds, failed)
         if not 0 <= message.errors <= self._plan.bits:
             raise WireError("errors: more than there are bits")
         self._transcript.append(octets)
-        leak_bits = self._plan.leak_bits(failed) + VERIFY_BITS
+        leak_bits = self._plan.leak_bits(self._rounds, failed) + VERIFY_BITS
         length_octets = usable_octets(self._length(self._seen, leak_bits))
         verify_key = self._random.octets(universal.HASH_OCTETS)
         verify_hash, epsilon_correct = make_hash(verify_key, self._bits)
@@ -378,7 +392,9 @@ class BlockAlice(_Party):
             auth_block=reservation.block,
             auth_offset=reservation.offset,
         )
-        return [self._say(self._proof)]
+        said = self._say(self._proof)
+        self._octets_to_proof = sum(len(part) for part in self._transcript)
+        return [said]
 
     def _accepted(self, message: wire.Accept, octets: bytes) -> list[Effect]:
         assert self._auth_key is not None
@@ -413,10 +429,11 @@ class BlockBob(_Party):
         super().__init__(**common)  # type: ignore[arg-type]
         self._detections = detections
         self._seen: Observations | None = None
-        self._plan: Plan | None = None
+        self._search: Search | None = None
+        self._own: Octets = np.zeros(0, np.uint8)
         self._bits: Octets = np.zeros(0, np.uint8)
-        self._failed: tuple[int, ...] = ()
         self._errors = 0
+        self._has_decoded = False
         self._auth_key: Secret | None = None
         self._has_accepted = False
 
@@ -436,7 +453,9 @@ class BlockBob(_Party):
         match message:
             case wire.Sifted() if self._seen is None:
                 return self._sifted(message, octets)
-            case wire.Proof() if self._plan is not None and not self._has_accepted:
+            case wire.Halves() if self._search is not None and not self._has_decoded:
+                return self._halved(message, octets)
+            case wire.Proof() if self._has_decoded and not self._has_accepted:
                 return self._proved(message, octets)
             case wire.Confirm() if self.is_held:
                 return self._confirmed(message, octets)
@@ -461,31 +480,48 @@ class BlockBob(_Party):
         report = self._report_counts(seen, len(clicks.positions))
         if sum(seen.test_counts) == 0 or seen.key_total == 0:
             raise BlockAborted("no-key", "no clicks in the key or the test basis")
-        entry = next((entry for entry in index() if entry.name == message.code), None)
-        if entry is None or entry != choose(sum(seen.test_errors), sum(seen.test_counts)):
+        plan = choose(sum(seen.test_errors), sum(seen.test_counts), seen.key_total)
+        if message.code != plan.entry.name:
             raise WireError(f"code {message.code[:40]!r} is not the one that the test errors call for")
-        self._plan = Plan(entry, seen.key_total)
-        own = select(select(clicks.bit, matches), is_key)
-        self._bits, self._failed = self._plan.correct(own, message.syndromes, entry.design_qber)
-        self._plan.check_failed(self._failed)
-        self._errors = int(np.sum(self._bits ^ own))
-        return [report, self._say(wire.Decoded(failed=list(self._failed), errors=self._errors))]
+        self._own = select(select(clicks.bit, matches), is_key)
+        self._search = Search(plan, self._own, message.syndromes)
+        return [report, self._searched()]
+
+    def _halved(self, message: wire.Halves, octets: bytes) -> list[Effect]:
+        assert self._search is not None
+        self._transcript.append(octets)
+        self._search.again(message.parities)
+        return [self._searched()]
+
+    def _searched(self) -> Send:
+        """Ask for one more round, or go on."""
+        search = self._search
+        assert search is not None
+        if search.unsolved and len(search.rounds) < ROUNDS_MAX:
+            return self._say(wire.Unsolved(frames=list(search.unsolved)))
+        search.plan.check_failed(search.rounds, search.unsolved)
+        self._bits = search.corrected()
+        self._errors = int(np.sum(self._bits ^ self._own))
+        self._has_decoded = True
+        return self._say(wire.Decoded(failed=list(search.unsolved), errors=self._errors))
 
     def _proved(self, message: wire.Proof, octets: bytes) -> list[Effect]:
-        assert self._plan is not None
+        assert self._search is not None
         assert self._seen is not None
-        leak_bits = self._plan.leak_bits(self._failed) + VERIFY_BITS
+        plan, rounds, failed = self._search.plan, self._search.rounds, self._search.unsolved
+        leak_bits = plan.leak_bits(rounds, failed) + VERIFY_BITS
         length_octets = usable_octets(self._length(self._seen, leak_bits))
         if message.length_octets != length_octets:
             raise WireError(f"key of {message.length_octets} octets: {length_octets} follow from what both saw")
         if not AUTH_OCTETS <= message.auth_octets <= length_octets // 2 or message.auth_octets % KEY_OCTETS_STEP:
             raise WireError("auth_octets: from one block's need to half of the key, in steps of 16")
-        if len(message.seed) != universal.toeplitz_seed_octets(self._plan.bits, 8 * length_octets):
+        if len(message.seed) != universal.toeplitz_seed_octets(plan.bits, 8 * length_octets):
             raise WireError("Toeplitz seed: wrong length")
-        bits = self._plan.fill_in(self._bits, self._failed, message.disclosed)
+        bits = plan.fill_in(self._bits, failed, message.disclosed)
         epsilon_correct = check_hash(message.verify_key, bits, message.verify_hash)
         self._auth_key = self._auth.take(message.auth_block, message.auth_offset)
         self._transcript.append(octets)
+        self._octets_to_proof = sum(len(part) for part in self._transcript)
         done = ReconciledBlock(
             bits=bits,
             observations=self._seen,
@@ -499,7 +535,9 @@ class BlockBob(_Party):
         return [
             Hold(made),
             self._say(wire.Accept(tag=tag)),
-            self._report(qber_key=made.qber_key, leak_bits=leak_bits, frames_failed=len(self._failed)),
+            self._report(
+                qber_key=made.qber_key, leak_bits=leak_bits, blind_rounds=len(rounds), frames_failed=len(failed)
+            ),
         ]
 
     def _confirmed(self, message: wire.Confirm, octets: bytes) -> list[Effect]:

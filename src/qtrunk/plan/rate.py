@@ -20,7 +20,7 @@ from qtrunk.distil import decoy
 from qtrunk.distil.keylength import entropy
 from qtrunk.distil.parties import AUTH_OCTETS
 from qtrunk.distil.proofs import PROOFS, Observed, Proved, prove
-from qtrunk.distil.reconcile import Plan, choose
+from qtrunk.distil.reconcile import choose
 from qtrunk.quantum.analytic import Expected, expected
 from qtrunk.quantum.channel import drift_of, with_drift
 from qtrunk.quantum.detectors import Detector
@@ -100,10 +100,10 @@ class PlannedLink:
         if self.efficiency is not None:
             return self.efficiency * seen.key_total * entropy(sum(seen.key_errors) / max(1e-300, seen.key_total))
         try:
-            entry = choose(round(sum(seen.test_errors)), round(sum(seen.test_counts)))
+            plan = choose(round(sum(seen.test_errors)), round(sum(seen.test_counts)), max(1, round(seen.key_total)))
         except BlockAborted:  # no code reaches so far
             return seen.key_total
-        return Plan(entry, max(1, round(seen.key_total))).leak_bits(())
+        return plan.leak_bits((), ())
 
     def prove(self, seen: Observed) -> Proved:
         """By the proof that was asked for."""
