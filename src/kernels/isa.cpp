@@ -15,6 +15,7 @@ namespace qtrunk {
 namespace {
 #include "aes.inc"
 #include "clicks.inc"
+#include "gaps.inc"
 #include "gf2.inc"
 #include "lanes.inc"
 #include "ldpc.inc"
@@ -29,7 +30,8 @@ namespace {
 const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
     static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_link, sample_plain, stream_words,
                                decode_settings, decode_bases, select_masked, tally,
-                               ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash};
+                               ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash,
+                               encode_gaps, decode_gaps};
     return &table;
 }
 

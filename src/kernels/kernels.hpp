@@ -61,11 +61,16 @@ struct Kernels {
                         int iterations_max, uint8_t* errors, int32_t* iterations);
     void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
+    size_t (*encode_gaps)(const uint64_t* positions, size_t count, uint64_t limit, uint8_t* out);
+    bool (*decode_gaps)(const uint8_t* octets, size_t size, size_t count, uint64_t limit, uint64_t* positions);
 };
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // nullptr where not compiled in
 const Kernels* avx512_kernels();  // nullptr where not compiled in
+
+// Width of the words in which gaps are written (gaps.inc).
+inline size_t gap_octets(size_t count, uint64_t limit) { return limit / 64 < count ? 1 : limit / 16384 < count ? 2 : 4; }
 
 size_t middle_size(size_t words);           // the next size at or above that middle_product can take
 size_t middle_scratch_words(size_t words);

@@ -3,6 +3,9 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <algorithm>
 #include <cmath>
 #include <iterator>
@@ -379,68 +382,42 @@ nb::bytes poly_hash(nb::bytes key, Vector<uint8_t> data, nb::bytes state) {
     return nb::bytes(reinterpret_cast<const char*>(h), 16);
 }
 
-Array<uint8_t> encode_gaps(Vector<uint64_t> positions) {
+constexpr uint64_t LIMIT_MAX = 1ull << 48;
+
+Array<uint8_t> encode_gaps(Vector<uint64_t> positions, uint64_t limit) {
     const size_t count = positions.shape(0);
-    std::unique_ptr<uint8_t[]> out(new uint8_t[10 * count + 1]);
+    const uint64_t* p = positions.data();
+    require(limit <= LIMIT_MAX, "limit: at most 2**48");
+    bool is_valid = count == 0 || p[count - 1] < limit;
+    std::unique_ptr<uint8_t[]> exact;
     size_t used = 0;
-    bool is_ascending = true;
     {
         nb::gil_scoped_release released;
-        const uint64_t* p = positions.data();
-        uint64_t before = ~0ull;  // position -1
-        for (size_t i = 0; i < count; ++i) {
-            uint64_t gap = p[i] - before;
-            is_ascending &= i == 0 || p[i] > before;
-            before = p[i];
-            while (gap >= 128) {
-                out[used++] = static_cast<uint8_t>(gap | 128);
-                gap >>= 7;
-            }
-            out[used++] = static_cast<uint8_t>(gap);
+        for (size_t i = 1; i < count; ++i) is_valid &= p[i] > p[i - 1];
+        if (is_valid) {
+            // A word for each click, and one for each 2^8 - 1 (2^16 - 1, 2^32 - 1) slots at most.
+            const size_t octets = gap_octets(count, limit);
+            const uint64_t longest = (1ull << (8 * octets)) - 1;
+            std::unique_ptr<uint8_t[]> out(new uint8_t[octets * (count + (count ? p[count - 1] / longest : 0)) + 1]);
+            used = kernels().encode_gaps(p, count, limit, out.get());
+            exact.reset(new uint8_t[used + 1]);
+            std::copy_n(out.get(), used, exact.get());
         }
     }
-    require(is_ascending, "positions: strictly ascending");
-    std::unique_ptr<uint8_t[]> exact(new uint8_t[used + 1]);
-    std::copy_n(out.get(), used, exact.get());
+    require(is_valid, "positions: strictly ascending and below the limit");
     return give(std::move(exact), used);
 }
 
 Array<uint64_t> decode_gaps(Vector<uint8_t> octets, size_t count, uint64_t limit) {
-    const size_t size = octets.shape(0);
-    require(count <= size, "count: more positions than octets");
+    require(limit <= LIMIT_MAX, "limit: at most 2**48");
+    require(count <= octets.shape(0), "count: more positions than octets");
     std::unique_ptr<uint64_t[]> out(new uint64_t[count + 1]);
-    const char* wrong = nullptr;
+    bool is_valid;
     {
         nb::gil_scoped_release released;
-        const uint8_t* p = octets.data();
-        size_t at = 0;
-        uint64_t position = ~0ull;
-        for (size_t i = 0; i < count && !wrong; ++i) {
-            uint64_t gap = 0;
-            int shift = 0;
-            for (;;) {
-                if (at == size) { wrong = "octets: end within a gap"; break; }
-                const uint8_t octet = p[at++];
-                gap |= static_cast<uint64_t>(octet & 127) << shift;
-                if (octet < 128) {
-                    if (octet == 0) wrong = "octets: a gap is zero or in overlong form";
-                    break;
-                }
-                shift += 7;
-                if (shift > 56) { wrong = "octets: a gap is too large"; break; }
-            }
-            if (wrong) break;
-            // Before the first position lies -1, so position + gap cannot wrap past the limit unseen.
-            if (gap > limit || (i > 0 && position + gap >= limit) || (i == 0 && gap - 1 >= limit)) {
-                wrong = "octets: a position is past the limit";
-                break;
-            }
-            position += gap;
-            out[i] = position;
-        }
-        if (!wrong && at != size) wrong = "octets: some are left over";
+        is_valid = kernels().decode_gaps(octets.data(), octets.shape(0), count, limit, out.get());
     }
-    if (wrong) throw std::invalid_argument(wrong);
+    require(is_valid, "octets: not the gaps of so many positions below the limit");
     return give(std::move(out), count);
 }
 
@@ -456,6 +433,14 @@ size_t qtrunk::middle_scratch_words(size_t words) { return 5 * words + 64; }
 
 NB_MODULE(_kernels, m) {
     in_force = best();
+#if defined(__GLIBC__)
+    // Arrays of a block's size come and go all the time: the allocator keeps their pages, because new ones from the system,
+    // zeroed one by one at first touch, cost several times what most kernels do with them. One arena, so that all threads
+    // share what is kept.
+    mallopt(M_MMAP_THRESHOLD, 1 << 30);
+    mallopt(M_TRIM_THRESHOLD, 1 << 29);
+    mallopt(M_ARENA_MAX, 1);
+#endif
     m.def("path", [] { return std::string(kernels().name); });
     m.def("paths", [] {
         nb::list names;
@@ -487,6 +472,6 @@ NB_MODULE(_kernels, m) {
           array("column"), array("shift"), array("syndromes"), array("channel"), number("iterations_max"));
     m.def("toeplitz_hash", &toeplitz_hash, array("bits"), number("bits_count"), array("seed"), number("output_bits"));
     m.def("poly_hash", &poly_hash, number("key"), array("data"), number("state"));
-    m.def("encode_gaps", &encode_gaps, array("positions"));
+    m.def("encode_gaps", &encode_gaps, array("positions"), number("limit"));
     m.def("decode_gaps", &decode_gaps, array("octets"), number("count"), number("limit"));
 }

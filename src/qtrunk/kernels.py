@@ -345,13 +345,17 @@ def poly_hash(key: bytes, data: bytes | bytearray | memoryview | U8, state: byte
 # ── positions on the wire ───────────────────────────────────────────────────────────────────────────────────
 
 
-def encode_gaps(positions: U64) -> U8:
-    """Ascending positions as gaps (the first from -1), seven bits an octet, least significant first."""
+def encode_gaps(positions: U64, limit: int) -> U8:
+    """Ascending positions below `limit` (at most 2^48) as the empty slots before each. About 0.3 ns a position.
+
+    In little-endian words of one, two or four octets, as 64 count > limit, 16384 count > limit, or neither. The largest
+    word says that so many slots are empty and none is over.
+    """
     _check("positions", positions, np.uint64)
-    return _kernels.encode_gaps(positions)
+    return _kernels.encode_gaps(positions, limit)
 
 
 def decode_gaps(octets: U8, count: int, limit: int) -> U64:
-    """The inverse; ValueError unless just `count` ascending positions below `limit` in shortest form."""
+    """The inverse; ValueError unless just `count` positions below `limit`, which `encode_gaps` writes as `octets`."""
     _check("octets", octets, np.uint8)
     return _kernels.decode_gaps(octets, count, limit)

@@ -321,29 +321,54 @@ def test_the_polynomial_hash_equals_its_twin(key, data):
     kernels.force_path(None)
 
 
-@given(st.lists(st.integers(1, 2**40), max_size=200))
-def test_positions_survive_the_wire(gaps):
+@pytest.mark.parametrize("path", kernels.cpu_paths())
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.integers(1, 2**34)), max_size=40),
+    st.integers(0, 2**20),
+    st.integers(0, 5),
+)
+def test_positions_survive_the_wire(path, runs, room, scale):
+    # Runs of neighbours, and now and then a gap of any size: every width, with and without the largest word.
+    gaps = [gap for near, far in runs for gap in [1 + near % 3] * near + [max(1, far >> (7 * scale))]]
     positions = np.cumsum(np.array(gaps, np.uint64)) if gaps else np.zeros(0, np.uint64)
-    octets = kernels.encode_gaps(positions)
-    limit = int(positions[-1]) + 1 if gaps else 0
+    limit = int(positions[-1]) + 1 + room if gaps else room
+    kernels.force_path(path)
+    octets = kernels.encode_gaps(positions, limit)
+    assert octets.tobytes() == twins.encode_gaps(positions, limit)
     np.testing.assert_array_equal(kernels.decode_gaps(octets, len(gaps), limit), positions)
-    if gaps:
-        with pytest.raises(ValueError, match="limit"):
-            kernels.decode_gaps(octets, len(gaps), limit - 1)
-        with pytest.raises(ValueError, match=r"octets|count"):
-            kernels.decode_gaps(octets[:-1], len(gaps), limit)
-        with pytest.raises(ValueError, match="left over"):
-            kernels.decode_gaps(np.append(octets, np.uint8(1)), len(gaps), limit)
+    for wrong in (octets[:-1], np.append(octets, np.uint8(1)), np.append(octets, np.full(4, 255, np.uint8))):
+        if gaps:
+            with pytest.raises(ValueError, match=r"octets|count"):
+                kernels.decode_gaps(wrong, len(gaps), limit)
+    kernels.force_path(None)
 
 
-@given(st.binary(max_size=40), st.integers(0, 40))
-def test_whatever_decodes_as_positions_was_in_shortest_form(octets, count):
+@pytest.mark.parametrize("path", kernels.cpu_paths())
+@pytest.mark.parametrize("spacing", [1, 40, 63, 65, 700, 16000, 20_000_000])
+def test_many_positions_survive_the_wire(path, spacing):
+    gaps = np.random.default_rng(spacing).geometric(1 / spacing, 5000).astype(np.uint64)
+    positions = np.cumsum(gaps) - np.uint64(1)
+    limit = int(positions[-1]) + 1
+    kernels.force_path(path)
+    octets = kernels.encode_gaps(positions, limit)
+    assert octets.tobytes() == twins.encode_gaps(positions, limit)
+    np.testing.assert_array_equal(kernels.decode_gaps(octets, len(gaps), limit), positions)
+    with pytest.raises(ValueError, match="octets"):
+        kernels.decode_gaps(octets, len(gaps), limit - 1)
+    kernels.force_path(None)
+
+
+@pytest.mark.parametrize("path", kernels.cpu_paths())
+@given(st.binary(max_size=40), st.integers(0, 40), st.sampled_from([100, 5_000, 2**20, 2**48]))
+def test_whatever_decodes_as_positions_is_what_they_are_written_as(path, octets, count, limit):
     data = np.frombuffer(octets, np.uint8)
+    kernels.force_path(path)
     try:
-        positions = kernels.decode_gaps(data, count, 2**50)
-    except ValueError:
-        return
-    assert kernels.encode_gaps(positions).tobytes() == octets
+        positions = kernels.decode_gaps(data, count, limit)
+        assert kernels.encode_gaps(positions, limit).tobytes() == octets
+    except ValueError as error:
+        assert "octets" in str(error) or "count" in str(error)  # noqa: PT017 - most octets are no positions
+    kernels.force_path(None)
 
 
 def test_an_array_is_refused_rather_than_copied():
@@ -353,7 +378,7 @@ def test_an_array_is_refused_rather_than_copied():
     with pytest.raises(TypeError, match="rng: a NumPy array of uint64 is needed, not int64"):
         plain(words[:32].astype(np.int64), 10, 0.5)
     with pytest.raises(TypeError, match=r"positions: .* not list"):
-        kernels.encode_gaps([1, 2])
+        kernels.encode_gaps([1, 2], 10)
     with pytest.raises(ValueError, match="syndromes: 2 dimension"):
         kernels.ldpc_decode(
             small_code(np.random.default_rng(0)), np.zeros(256, np.uint8), np.zeros((1, 768), np.int8), 5
@@ -429,7 +454,7 @@ def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match="announced"):
         kernels.load_code("bad", "4 2 64 5\n2 0:1 1:2\n2 2:3 3:4")
     with pytest.raises(ValueError, match="ascending"):
-        kernels.encode_gaps(np.array([5, 5], np.uint64))
+        kernels.encode_gaps(np.array([5, 5], np.uint64), 10)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 63, 64, 65, 1000, 100_003])

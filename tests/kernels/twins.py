@@ -230,3 +230,16 @@ def poly_hash(key: bytes, data: bytes, state: bytes = bytes(16)) -> bytes:
     for i in range(0, len(data), 16):
         h = field_multiply(h ^ int.from_bytes(data[i : i + 16].ljust(16, b"\0"), "little"), k)
     return h.to_bytes(16, "little")
+
+
+def encode_gaps(positions, limit):
+    """Positions as octets, one by one: see kernels.encode_gaps."""
+    count = len(positions)
+    width = 1 if 64 * count > limit else 2 if 16384 * count > limit else 4
+    largest = 256**width - 1
+    out, expected = bytearray(), 0
+    for position in positions.tolist():
+        whole, rest = divmod(position - expected, largest)
+        out += (b"\xff" * width) * whole + rest.to_bytes(width, "little")
+        expected = position + 1
+    return bytes(out)

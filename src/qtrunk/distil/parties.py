@@ -443,7 +443,7 @@ class BlockBob(_Party):
         detected = wire.Detected(
             pulses=self._pulses.count,
             count=len(seen.positions),
-            gaps=encode_gaps(seen.positions).tobytes(),
+            gaps=encode_gaps(seen.positions, self._pulses.count).tobytes(),
             bases=wire.pack(seen.basis),
             test_bits=wire.pack(select(seen.bit, seen.basis)),
         )

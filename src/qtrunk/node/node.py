@@ -199,10 +199,10 @@ class Node:
             )
 
         def alice_settings(seed: bytes, _pulses: Pulses, positions: Positions) -> Settings:
-            return source.decode_settings(source.words(seed, positions), settings)
+            return source.settings_at(seed, positions, settings)
 
         def bob_bases(seed: bytes, _pulses: Pulses, positions: Positions) -> Octets:
-            return source.decode_bases(source.words(seed, positions), settings)
+            return source.bases_at(seed, positions, settings)
 
         def make_alice(block: Pulses, sent: Callable[[Positions], Settings]) -> BlockAlice:
             return BlockAlice(

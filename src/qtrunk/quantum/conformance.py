@@ -32,7 +32,7 @@ from qtrunk.quantum.device import (
     decode_frame,
 )
 from qtrunk.quantum.monitors import at_least, at_most
-from qtrunk.quantum.source import SourceSettings, decode_bases, decode_settings, words
+from qtrunk.quantum.source import SourceSettings, bases_at, settings_at
 from qtrunk.stages import KEY_BASIS, TEST_BASIS, Octets, Positions
 
 FALSE_ALARM = 1e-9
@@ -389,8 +389,8 @@ class ClickCounts:
     def add(self, transmitter: WatchedBlock, receiver: WatchedBlock) -> None:
         """Count the clicks of a block, with the settings that both seeds give."""
         for positions, bits in zip(receiver.positions, receiver.bits, strict=True):
-            sent = decode_settings(words(transmitter.order.seed, positions), self.source)
-            basis = decode_bases(words(receiver.order.seed, positions), self.source)
+            sent = settings_at(transmitter.order.seed, positions, self.source)
+            basis = bases_at(receiver.order.seed, positions, self.source)
             np.add.at(self.table, (sent.intensity, sent.basis, basis, sent.bit, bits), 1)
 
 

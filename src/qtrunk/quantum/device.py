@@ -176,7 +176,7 @@ def frame_of(block: int, start: int, pulses: int, positions: Positions, bits: Oc
         start=start,
         pulses=pulses,
         count=len(positions),
-        gaps=kernels.encode_gaps(positions - np.uint64(start)).tobytes(),
+        gaps=kernels.encode_gaps(positions - np.uint64(start), pulses).tobytes(),
         bits=np.packbits(bits).tobytes(),
     )
 

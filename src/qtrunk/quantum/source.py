@@ -84,3 +84,24 @@ def decode_settings(stream: U64, source: SourceSettings) -> Settings:
 def decode_bases(stream: U64, source: SourceSettings) -> Octets:
     """Bob's bases from his words."""
     return kernels.decode_bases(stream, source.basis_threshold)
+
+
+def settings_at(seed: bytes, positions: Positions, source: SourceSettings) -> Settings:
+    """What Alice sent at these positions. About 2 ns each where the processor has AES."""
+    intensity, basis, bit = (np.empty(len(positions), np.uint8) for _ in range(3))
+    made = Settings(intensity=intensity, basis=basis, bit=bit)
+    # In pieces that stay in the cache: the words of a whole block are many times as large as its settings.
+    for at in range(0, len(positions), _CHUNK):
+        here = decode_settings(words(seed, positions[at : at + _CHUNK]), source)
+        made.intensity[at : at + _CHUNK] = here.intensity
+        made.basis[at : at + _CHUNK] = here.basis
+        made.bit[at : at + _CHUNK] = here.bit
+    return made
+
+
+def bases_at(seed: bytes, positions: Positions, source: SourceSettings) -> Octets:
+    """In which basis Bob measured at these positions. About 1.5 ns each where the processor has AES."""
+    made = np.empty(len(positions), np.uint8)
+    for at in range(0, len(positions), _CHUNK):
+        made[at : at + _CHUNK] = decode_bases(words(seed, positions[at : at + _CHUNK]), source)
+    return made

@@ -25,7 +25,7 @@ import numpy as np
 from qtrunk.base.errors import ConfigError, RequestRefused
 from qtrunk.base.ids import LinkId, is_node_id
 from qtrunk.kernels import I64
-from qtrunk.quantum.source import SourceSettings, decode_settings, words
+from qtrunk.quantum.source import SourceSettings, settings_at
 from qtrunk.stages import Detections, Octets, Positions, Pulses, Settings
 
 METADATA_KEY = b"qtrunk.recording"
@@ -417,7 +417,7 @@ class TransmitterRecording(Recording):
         """
         if self.kind == "transmitter-seeds":
             seed, source = bytes(self._rows(block)["seed"][0]), self.header.settings
-            return lambda positions: decode_settings(words(seed, positions), source)
+            return lambda positions: settings_at(seed, positions, source)
         known, sent = self.rows(block)
 
         def look_up(positions: Positions) -> Settings:

@@ -32,7 +32,7 @@ from qtrunk.plan.bench.figures import Figure, median
 from qtrunk.quantum.channel import Channel
 from qtrunk.quantum.optics import of_equipment
 from qtrunk.quantum.run import end_seed, seed_of
-from qtrunk.quantum.source import SourceSettings, decode_bases, decode_settings, words
+from qtrunk.quantum.source import SourceSettings, bases_at, settings_at
 from qtrunk.stages import Detections, Octets, Positions, Pulses, Role
 from qtrunk.topology import Equipment
 
@@ -86,8 +86,8 @@ def _make(work: _Work, block: int) -> BlockAlice | BlockBob:
     }
     ledger = _Ledger((seed_of(block, "authentication") * AUTH_OCTETS)[:AUTH_OCTETS])
     if work.positions is None or work.bits is None:
-        return BlockAlice(settings=lambda at: decode_settings(words(work.seed, at), work.source), auth=ledger, **common)
-    basis = decode_bases(words(work.seed, work.positions), work.source)
+        return BlockAlice(settings=lambda at: settings_at(work.seed, at, work.source), auth=ledger, **common)
+    basis = bases_at(work.seed, work.positions, work.source)
     return BlockBob(detections=Detections(positions=work.positions, basis=basis, bit=work.bits), auth=ledger, **common)
 
 
