@@ -139,9 +139,9 @@ def failures(code: kernels.QcCode, qber: float, share: float, frames: int, seed:
     rng = np.random.default_rng(seed)
     failed, step = 0, max(1, 50 * 65536 // code.n)
     is_key = np.tile(np.arange(code.lift) < round(share * code.lift), code.columns)
-    channel = np.tile(np.where(is_key, kernels.channel_value(qber), kernels.KNOWN).astype(np.int8), (step, 1))
+    channel = np.where(is_key, kernels.channel_value(qber), kernels.KNOWN).astype(np.int8)
     for _ in range(0, frames, step):
-        errors = ((rng.random(channel.shape, np.float32) < qber) & is_key).astype(np.uint8)
+        errors = ((rng.random((step, code.n), np.float32) < qber) & is_key).astype(np.uint8)
         found, _ = kernels.ldpc_decode(code, kernels.ldpc_syndrome(code, errors), channel, ITERATIONS_MAX)
         failed += int(np.sum(np.any(found != errors, axis=1)))
         if failed >= enough:

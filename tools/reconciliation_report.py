@@ -66,11 +66,11 @@ def curve(name: str, frames: int) -> list[Point]:
     for step in STEPS:
         qber = rate_for(code.m / code.n / step)
         dice = np.random.default_rng([code.m, round(1000 * step)])
-        channel = np.full((batch, code.n), kernels.channel_value(qber), np.int8)
+        channel = np.full(code.n, kernels.channel_value(qber), np.int8)
         failed = wrong = done = 0
         took: list[int] = []
         while done < wanted:
-            errors = (dice.random(channel.shape, np.float32) < qber).astype(np.uint8)
+            errors = (dice.random((batch, code.n), np.float32) < qber).astype(np.uint8)
             found, iterations = kernels.ldpc_decode(
                 code, kernels.ldpc_syndrome(code, errors), channel, reconcile.ITERATIONS_MAX
             )

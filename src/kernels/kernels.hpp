@@ -57,11 +57,11 @@ struct Kernels {
     size_t (*select_masked)(const uint8_t* values, const uint8_t* mask, size_t count, uint8_t* out);
     void (*tally)(const uint8_t* values, size_t count, uint64_t* counts);
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, size_t frames, uint8_t* syndromes);
-    void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames,
-                        int iterations_max, uint8_t* errors, int32_t* iterations);
+    void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames, int iterations_max,
+                        uint8_t* errors, int32_t* iterations);
     void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
-    size_t (*encode_gaps)(const uint64_t* positions, size_t count, uint64_t limit, uint8_t* out);
+    size_t (*encode_gaps)(const uint64_t* positions, size_t count, uint64_t limit, uint8_t* out);  // 0: refused
     bool (*decode_gaps)(const uint8_t* octets, size_t size, size_t count, uint64_t limit, uint64_t* positions);
 };
 

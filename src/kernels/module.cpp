@@ -238,12 +238,12 @@ QcCode code_of(int columns, int rows, int lift, const Vector<int32_t>& row_start
 
 // All octets together. Through plain pointers and counts, or the compiler asks the array at each step and is slower than a
 // decoder's whole iteration.
-template <class T>
-T any_of(const Matrix<T>& matrix) {
-    const T* data = matrix.data();
-    const size_t size = matrix.size();
-    T any = 0;
-    for (size_t i = 0; i < size; ++i) any = static_cast<T>(any | data[i]);
+template <class A>
+auto any_of(const A& array) {
+    const auto* data = array.data();
+    const size_t size = array.size();
+    std::decay_t<decltype(*data)> any = 0;
+    for (size_t i = 0; i < size; ++i) any = static_cast<decltype(any)>(any | data[i]);
     return any;
 }
 
@@ -271,12 +271,12 @@ Array2<uint8_t> ldpc_syndrome(int columns, int rows, int lift, Vector<int32_t> r
 }
 
 nb::tuple ldpc_decode(int columns, int rows, int lift, Vector<int32_t> row_start, Vector<int32_t> column,
-                      Vector<int32_t> shift, Matrix<uint8_t> syndromes, Matrix<int8_t> channel, int iterations_max) {
+                      Vector<int32_t> shift, Matrix<uint8_t> syndromes, Vector<int8_t> channel, int iterations_max) {
     const QcCode code = code_of(columns, rows, lift, row_start, column, shift);
     const size_t frames = syndromes.shape(0), n = static_cast<size_t>(columns) * lift;
     const size_t m = static_cast<size_t>(rows) * lift;
     require(syndromes.shape(1) == m, "syndromes: shape (frames, m)");
-    require(channel.shape(0) == frames && channel.shape(1) == n, "channel: shape (frames, n)");
+    require(channel.shape(0) == n, "channel: shape (n,)");
     require(iterations_max >= 1, "iterations_max: at least 1");
     require_bits(syndromes, "syndromes: zeros and ones");
     require(any_of(channel) >= 0, "channel: not negative");
@@ -386,25 +386,20 @@ constexpr uint64_t LIMIT_MAX = 1ull << 48;
 
 Array<uint8_t> encode_gaps(Vector<uint64_t> positions, uint64_t limit) {
     const size_t count = positions.shape(0);
-    const uint64_t* p = positions.data();
     require(limit <= LIMIT_MAX, "limit: at most 2**48");
-    bool is_valid = count == 0 || p[count - 1] < limit;
     std::unique_ptr<uint8_t[]> exact;
     size_t used = 0;
     {
         nb::gil_scoped_release released;
-        for (size_t i = 1; i < count; ++i) is_valid &= p[i] > p[i - 1];
-        if (is_valid) {
-            // A word for each click, and one for each 2^8 - 1 (2^16 - 1, 2^32 - 1) slots at most.
-            const size_t octets = gap_octets(count, limit);
-            const uint64_t longest = (1ull << (8 * octets)) - 1;
-            std::unique_ptr<uint8_t[]> out(new uint8_t[octets * (count + (count ? p[count - 1] / longest : 0)) + 1]);
-            used = kernels().encode_gaps(p, count, limit, out.get());
-            exact.reset(new uint8_t[used + 1]);
-            std::copy_n(out.get(), used, exact.get());
-        }
+        // A word for each click, and one for each 2^8 - 1 (2^16 - 1, 2^32 - 1) slots at most.
+        const size_t octets = gap_octets(count, limit);
+        const uint64_t longest = (1ull << (8 * octets)) - 1;
+        std::unique_ptr<uint8_t[]> out(new uint8_t[octets * (count + static_cast<size_t>(limit / longest)) + 1]);
+        used = kernels().encode_gaps(positions.data(), count, limit, out.get());
+        exact.reset(new uint8_t[used + 1]);
+        std::copy_n(out.get(), used, exact.get());
     }
-    require(is_valid, "positions: strictly ascending and below the limit");
+    require(used > 0 || count == 0, "positions: strictly ascending and below the limit");
     return give(std::move(exact), used);
 }
 

@@ -297,14 +297,14 @@ def ldpc_syndrome(code: QcCode, bits: U8) -> U8:
 def ldpc_decode(code: QcCode, syndromes: U8, channel: I8, iterations_max: int) -> tuple[U8, I32]:
     """The error patterns, shape (frames, n), that have these syndromes, and each one's iterations (-1: none).
 
-    `syndromes`, shape (frames, m), are Alice's XOR Bob's. `channel`, shape (frames, n), is the belief that a
-    bit is not wrong: `channel_value(qber)`, or KNOWN, or 0 for a bit that nobody told. A pattern that is
+    `syndromes`, shape (frames, m), are Alice's XOR Bob's. `channel`, shape (n,), is the belief in each frame that
+    a bit is not wrong: `channel_value(qber)`, or KNOWN, or 0 for a bit that nobody told. A pattern that is
     found has exactly the wanted syndrome, yet it may be the wrong one: verify. Integers only, so every path
     gives the same answer. About 18 iterations of 0.03 ms for 65,536 bits near the code's design QBER, twice
     that with AVX2.
     """
     _check("syndromes", syndromes, np.uint8, 2)
-    _check("channel", channel, np.int8, 2)
+    _check("channel", channel, np.int8)
     return _kernels.ldpc_decode(
         code.columns,
         code.rows,

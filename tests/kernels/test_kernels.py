@@ -232,13 +232,13 @@ def test_decoding_equals_its_twin_whether_it_converges_or_not(path, lift):
     outcomes = set()
     for qber in (0.005, 0.02, 0.12):
         errors = (dice.random((4, code.n)) < qber).astype(np.uint8)
-        channel = np.full((4, code.n), kernels.channel_value(qber), np.int8)
-        channel[:, -100:] = kernels.KNOWN
+        channel = np.full(code.n, kernels.channel_value(qber), np.int8)
+        channel[-100:] = kernels.KNOWN
         errors[:, -100:] = 0
         wanted = kernels.ldpc_syndrome(code, errors)
         got, iterations = kernels.ldpc_decode(code, wanted, channel, 12)
         for frame in range(4):
-            want, count = twins.decode(code, wanted[frame], channel[frame], 12)
+            want, count = twins.decode(code, wanted[frame], channel, 12)
             np.testing.assert_array_equal(got[frame], want)
             assert iterations[frame] == count
             outcomes.add(count > 0)
@@ -280,7 +280,7 @@ def test_a_shipped_code_corrects_a_tenth_below_its_reach(entry):
     code = kernels.load_code(entry["name"], (CODES / f"{entry['name']}.txt").read_text())
     qber = 0.9 * entry["reach"][0]
     errors = (np.random.default_rng(11).random((3, code.n)) < qber).astype(np.uint8)
-    channel = np.full(errors.shape, kernels.channel_value(qber), np.int8)
+    channel = np.full(code.n, kernels.channel_value(qber), np.int8)
     found, iterations = kernels.ldpc_decode(code, kernels.ldpc_syndrome(code, errors), channel, 60)
     assert iterations.min() > 0
     np.testing.assert_array_equal(found, errors)
@@ -391,7 +391,7 @@ def test_an_array_is_refused_rather_than_copied():
 
 def test_the_decoder_refuses_what_is_not_a_code_a_syndrome_or_a_belief():
     code = small_code(np.random.default_rng(0))
-    syndromes, channel = np.zeros((1, code.m), np.uint8), np.full((1, code.n), 10, np.int8)
+    syndromes, channel = np.zeros((1, code.m), np.uint8), np.full(code.n, 10, np.int8)
     assert kernels.ldpc_decode(code, syndromes, channel, 5)[1].tolist() == [1]
     with pytest.raises(ValueError, match="syndromes: zeros and ones"):
         kernels.ldpc_decode(code, syndromes + 2, channel, 5)

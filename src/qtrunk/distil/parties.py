@@ -501,7 +501,7 @@ class BlockBob(_Party):
             return self._say(wire.Unsolved(frames=list(search.unsolved)))
         search.plan.check_failed(search.rounds, search.unsolved)
         self._bits = search.corrected()
-        self._errors = int(np.sum(self._bits ^ self._own))
+        self._errors = int(np.count_nonzero(self._bits != self._own))
         self._has_decoded = True
         return self._say(wire.Decoded(failed=list(search.unsolved), errors=self._errors))
 

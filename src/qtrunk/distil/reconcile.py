@@ -181,6 +181,12 @@ class Plan:
         filled[:, :, :per_column] = whole.reshape(self.frames, columns, per_column)
         return filled.reshape(self.frames, self.entry.n)
 
+    def beliefs(self) -> kernels.I8:
+        """The decoder's belief that a place of a frame is not wrong, shape (n,)."""
+        made = np.full((self._columns, self._lift), kernels.KNOWN, np.int8)
+        made[:, : self._per_column] = kernels.channel_value(self.qber)
+        return made.reshape(-1)
+
     def collect(self, filled: Octets) -> Octets:
         """The inverse of `spread`."""
         parts = filled.reshape(self.frames, self._columns, self._lift)[:, :, : self._per_column]
@@ -277,8 +283,7 @@ class Search:
         self._bits = bits
         self._own = plan.spread(bits)
         self._errors = np.zeros_like(self._own)
-        self._channel = plan.spread(np.ones(plan.bits, np.uint8)).astype(np.int8)
-        self._channel[:] = np.where(self._channel, kernels.channel_value(plan.qber), kernels.KNOWN)
+        self._channel = plan.beliefs()
         self._lift = plan.half_bits // plan.step_rows
         said = _unpacked(syndromes, plan.frames, plan.entry.m, "syndromes")
         # What is known of each frame's errors: (frames, block rows, lift), halved rows first as in `halved`.
@@ -304,12 +309,12 @@ class Search:
     def _decode(self, frames: Frames) -> None:
         """Decode `frames`, the rows of `_known`, and keep what is known of those that stay unsolved."""
         refined = halved(self.plan.entry.name, len(self.rounds) * self.plan.step_rows)
-        found, iterations = kernels.ldpc_decode(refined, self._known, self._channel[list(frames)], ITERATIONS_MAX)
+        found, iterations = kernels.ldpc_decode(refined, self._known, self._channel, ITERATIONS_MAX)
         sizes = np.array([self.plan.frame_bits(frame) for frame in frames])
         # A pattern with the right syndrome may be a wrong one, and it would cost the whole block: one with far too many
         # errors is no solution.
         likely = PLAUSIBLE_FACTOR * sizes * self.plan.qber
-        is_solved = (iterations > 0) & (found.sum(axis=1) <= likely + PLAUSIBLE_SIGMAS * np.sqrt(likely + 1))
+        is_solved = (iterations > 0) & (_weights(found) <= likely + PLAUSIBLE_SIGMAS * np.sqrt(likely + 1))
         for row in np.flatnonzero(is_solved):
             self._errors[frames[row]] = found[row]
         self.unsolved = tuple(frame for frame, solved in zip(frames, is_solved, strict=True) if not solved)
@@ -318,6 +323,12 @@ class Search:
     def corrected(self) -> Octets:
         """Bob's key made Alice's in all frames but the unsolved ones."""
         return self._bits ^ self.plan.collect(self._errors)
+
+
+def _weights(patterns: Octets) -> np.ndarray:
+    """Ones in each row of zeros and ones, whose length is a multiple of 8."""
+    weights: np.ndarray = np.bitwise_count(patterns.view(np.uint64)).sum(axis=1, dtype=np.int64)
+    return weights
 
 
 def _unpacked(octets: bytes, frames: int, bits: int, field: str) -> Octets:

@@ -42,7 +42,7 @@ def _decoding(name: str, efficiency: float, goal: float | None, runs: int) -> Fi
     code = reconcile.code(name)
     places, reached = shortened(code, efficiency, QBER)
     count = max(1, BATCH_BITS // code.n)
-    channel = np.tile(np.where(places, kernels.channel_value(QBER), kernels.KNOWN).astype(np.int8), (count, 1))
+    channel = np.where(places, kernels.channel_value(QBER), kernels.KNOWN).astype(np.int8)
     patterns = [error_patterns(places, count, QBER, seed) for seed in range(runs + 1)]
     todo = [(errors, kernels.ldpc_syndrome(code, errors)) for errors in patterns]
     failed, iterations = 0, []
