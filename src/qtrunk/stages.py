@@ -142,4 +142,6 @@ class QkdKey:
     qber_test: float
     proof: str
     """Name and version of the rule that gave the length."""
+    authentication: str
+    """What authenticated the messages that made it: see distil.authentication."""
     made_unix_s: float

@@ -59,6 +59,26 @@ class Equipment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Distillation:
+    """How both ends of a link make key of what they saw, and what the operator asks of it."""
+
+    latency_s: float = 4.0
+    """The longest block, seconds of light: blocks grow from `block_s` to this where a longer one gives clearly more."""
+    is_adaptive: bool = False
+    """Whether intensities, their probabilities and the key basis's follow the link between blocks."""
+    epsilon_secret: float = 1e-10
+    """Of each block."""
+    epsilon_total: float = 1e-2
+    """What all blocks of the link may add up to, secrecy, correctness and authentication together."""
+    bounds: str = "exact"
+    """Tail bounds of the key length: `exact` or `hoeffding`."""
+    reconciliation: str = "auto"
+    """`auto`, `ldpc`, `fast` or `cascade`."""
+    bootstrap: str = "preshared"
+    """What authenticates blocks while there is no key for it: a `preshared` secret, or signatures, `ml-dsa`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A trusted site. Ports of 0 are chosen free when a lab starts."""
 
@@ -82,6 +102,7 @@ class Link:
     length_km: float
     loss_db: float
     equipment: Equipment = field(default_factory=Equipment)
+    distillation: Distillation = field(default_factory=Distillation)
 
     def other(self, node: NodeId) -> NodeId:
         """The node at the other end."""

@@ -10,7 +10,7 @@ import pytest
 from qtrunk.base.errors import ConfigError
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.config import field, geography, network
-from qtrunk.topology import Equipment, Topology
+from qtrunk.topology import Distillation, Equipment, Topology
 
 HERE = Path(__file__).parent
 DOCS = Path(__file__).parents[2] / "docs" / "topology.md"
@@ -110,11 +110,38 @@ def test_the_last_at_sign_parts_an_sae_from_its_node() -> None:
 
 def test_every_field_of_the_equipment_can_be_set() -> None:
     assert {entry.name for entry in fields(Equipment)} == {*field.EQUIPMENT_NUMBERS, *field.LINK_TRIPLES}
+    assert {entry.name for entry in fields(Distillation)} == {*field.DISTILLATION_NUMBERS, *field.LINK_CHOICES}
+
+
+def test_how_a_link_distils_can_be_set_for_all_links_and_for_one() -> None:
+    topology = network.load(
+        'name = "n"\ntrunks = [["a", "b", "c"]]\n[link]\nlength_km = 1\nepsilon_secret = 1e-12\nis_adaptive = true\n'
+        '[links.b-c]\nbounds = "hoeffding"\nlatency_s = 60'
+    )
+    first, second = (link.distillation for link in topology.links)
+    assert first == Distillation(epsilon_secret=1e-12, is_adaptive=True)
+    assert second == Distillation(epsilon_secret=1e-12, is_adaptive=True, bounds="hoeffding", latency_s=60.0)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("bounds = 'lim'", 'link.bounds: "lim" is not one of "exact", "hoeffding"'),
+        ("is_adaptive = 1", "link.is_adaptive: 1 is not one of true, false"),
+        ("epsilon_total = 2", "link.epsilon_total: 2 is over 1"),
+    ],
+)
+def test_a_choice_that_there_is_not_is_named(line: str, problem: str) -> None:
+    assert problems_of(f'name = "n"\ntrunks = [["a", "b"]]\n[link]\nlength_km = 1\n{line}') == [problem]
 
 
 def test_the_default_equipment_is_within_the_ranges() -> None:
     for name, allowed in field.EQUIPMENT_NUMBERS.items():
         assert allowed.complaint(getattr(Equipment(), name)) is None
+    for name, allowed in field.DISTILLATION_NUMBERS.items():
+        assert allowed.complaint(getattr(Distillation(), name)) is None
+    for name, choices in field.LINK_CHOICES.items():
+        assert getattr(Distillation(), name) in choices
 
 
 def test_the_page_of_the_format_states_every_range_and_default() -> None:
@@ -123,6 +150,12 @@ def test_the_page_of_the_format_states_every_range_and_default() -> None:
         assert f"| {allowed.low:.12g} to {allowed.high:.12g} |" in rows[name], name
     for name in field.EQUIPMENT_NUMBERS.keys() - {"clock_hz"}:
         assert f"| {getattr(Equipment(), name)}" in rows[name], name
+    for name in field.DISTILLATION_NUMBERS:
+        assert rows[name].endswith(f"| {getattr(Distillation(), name)} |"), name
+    for name, choices in field.LINK_CHOICES.items():
+        *first, last = (str(one).lower() for one in choices)
+        default = str(getattr(Distillation(), name)).lower()
+        assert rows[name].endswith(f"| {', '.join(first)} or {last} | {default} |")
     for name in field.LINK_TRIPLES:
         assert rows[name].endswith(f"| {list(getattr(Equipment(), name))} |"), name
 

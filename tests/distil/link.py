@@ -7,14 +7,13 @@ import numpy as np
 from qtrunk.base.errors import AuthenticationFailed, KeyExhausted
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.secret import Secret
+from qtrunk.distil.authentication import AUTH_OCTETS, WegmanCarter
 from qtrunk.distil.parties import (
-    AUTH_OCTETS,
     BlockAlice,
     BlockBob,
     DistilParameters,
     Send,
 )
-from qtrunk.kms.key import AuthReservation
 from qtrunk.stages import Detections, Pulses, Settings
 
 INTENSITIES = (0.46, 0.20, 0.0002)
@@ -27,18 +26,20 @@ class Ledger:
     def __init__(self, material: bytes) -> None:
         self.material = material
         self.used = 0
+        self.epsilon = 0.0
 
-    def reserve(self) -> AuthReservation:
+    def reserve(self, epsilon: float) -> WegmanCarter:
         if self.used + AUTH_OCTETS > len(self.material):
             raise KeyExhausted("no authentication key left")
         offset = self.used
-        return AuthReservation(block=0, offset=offset, material=self.take(0, offset))
+        return self.take(0, offset, epsilon)
 
-    def take(self, block: int, offset: int) -> Secret:
+    def take(self, block: int, offset: int, epsilon: float) -> WegmanCarter:
         if block != 0 or offset < self.used or offset + AUTH_OCTETS > len(self.material):
             raise AuthenticationFailed("authentication key was used before")
         self.used = offset + AUTH_OCTETS
-        return Secret(self.material[offset : self.used])
+        self.epsilon += epsilon
+        return WegmanCarter(block, offset, Secret(self.material[offset : self.used]))
 
     def level_octets(self) -> int:
         return len(self.material) - self.used

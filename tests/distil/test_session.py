@@ -1,5 +1,6 @@
 """Two sessions joined by octets, light and stores made up: blocks follow each other, cuts are settled alike."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import distil_link
@@ -7,16 +8,32 @@ import pytest
 
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.wire import encode
+from qtrunk.distil.authentication import FREE_LOSSES
 from qtrunk.distil.parties import BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release
-from qtrunk.distil.session import BLOCK_TIMEOUT_S, Announce, Arm, Disconnect, LinkAlice, LinkBob, LinkEnd, ToPeer
+from qtrunk.distil.session import (
+    BLOCK_TIMEOUT_S,
+    SETTLE_TRIES,
+    Announce,
+    Arm,
+    Disconnect,
+    LinkAlice,
+    LinkBob,
+    LinkEnd,
+    ToPeer,
+)
 
 LIGHT = {block: distil_link.light(100 + block, clicks=350_000, qber=0.01, block=block) for block in (1, 2, 3, 4)}
 COUNT = LIGHT[1].pulses.count
 
 
+def light_of(block):
+    """Later blocks look like the fourth."""
+    return LIGHT[min(block, 4)]
+
+
 def slices(block, parts=2):
     """A block's light as its module hands it over: start, pulses, positions, bits."""
-    seen, total = LIGHT[block].detections, LIGHT[block].pulses.count
+    seen, total = light_of(block).detections, light_of(block).pulses.count
     edges = [total * part // parts for part in range(parts + 1)]
     for start, end in pairwise(edges):
         here = (seen.positions >= start) & (seen.positions < end)
@@ -66,9 +83,10 @@ class World:
             auth=self.ledgers[name],
             random=dice,
             now_s=lambda: self.now_s,
-            light_s=4.0,
-            settings=lambda _seed, pulses, _positions: LIGHT[pulses.block].settings,
-            bases=lambda _seed, pulses, _positions: LIGHT[pulses.block].detections.basis,
+            refusal=lambda pulses: "" if pulses == self.pulses(pulses.block) else "another light",
+            light_s=lambda _pulses: 4.0,
+            settings=lambda _seed, pulses, _positions: light_of(pulses.block).settings,
+            bases=lambda _seed, pulses, _positions: light_of(pulses.block).detections.basis,
             make_alice=lambda pulses, settings: BlockAlice(
                 pulses=pulses, settings=settings, auth=self.ledgers[name], random=dice, **common
             ),
@@ -80,7 +98,7 @@ class World:
 
     @staticmethod
     def pulses(block):
-        return LIGHT[block].pulses if block in LIGHT else LIGHT[4].pulses
+        return replace(light_of(block).pulses, block=block)
 
     def do(self, name, effects):
         store = self.stores[name]
@@ -122,7 +140,7 @@ class World:
     def shine(self, block):
         """The light of a block that both ends armed."""
         assert self.armed[block] == {"alice", "bob"}
-        seen = LIGHT[block].detections
+        seen = light_of(block).detections
         bob, alice = self.sessions["bob"], self.sessions["alice"]
         self.do("alice", alice.started(block))
         self.do("bob", bob.started(block))
@@ -347,3 +365,84 @@ def test_a_module_that_loses_or_repeats_light_costs_the_block_and_nothing_else(f
     world.shine(2)
     assert 2 in world.stores["bob"].released
     world.agree()
+
+
+def lose_after(count):
+    """Lose everything from the message of blocks with this number on."""
+    seen = [0]
+
+    def lose(_sender, octets):
+        seen[0] += kind(octets) == b"\x01"
+        return seen[0] >= count
+
+    return lose
+
+
+def lose_all_but(count):
+    seen = [0]
+
+    def lose(_sender, _octets):
+        seen[0] += 1
+        return seen[0] > count
+
+    return lose
+
+
+def spent(world):
+    return [world.ledgers[name].used for name in ("alice", "bob")]
+
+
+@pytest.mark.parametrize("answered", [1, 2])
+def test_cutting_the_same_settlement_again_and_again_spends_no_more_key(world, answered):
+    world.lose = lose_after(7)
+    world.shine(1)
+    assert world.stores["alice"].held
+    world.cut()
+    tags = set()
+    for cut in range(SETTLE_TRIES):
+        world.lose = lose_all_but(answered)
+        world.connect()
+        world.settle()
+        tags |= {world.sessions["alice"]._settling[1].reference}
+        world.cut()
+        if cut == 0:
+            used = spent(world)
+    assert len(tags) == 1
+    assert spent(world) == used
+    # The sixth time the peer is thought to have forgotten; a new portion settles it.
+    world.lose = lambda *_: False
+    world.connect()
+    world.settle()
+    world.agree()
+    assert 1 in world.stores["alice"].released
+
+
+def test_key_spent_in_vain_makes_alice_wait_longer_and_longer(world):
+    began_s = []
+    for _ in range(FREE_LOSSES + 4):
+        while not world.armed:
+            world.now_s += 1.0
+            world.do("alice", world.sessions["alice"].tick())
+            world.settle()
+            assert world.now_s < 200
+        began_s.append(world.now_s)
+        # Bob's Accept never comes: what Alice spent is lost.
+        world.lose = lose_after(5)
+        world.shine(min(world.armed))
+        world.lose = lambda *_: False
+        world.cut()
+        world.armed.clear()
+        world.connect()
+        world.settle()
+    waits = [later - earlier for earlier, later in pairwise(began_s)]
+    assert waits[:FREE_LOSSES] == [0.0] * FREE_LOSSES
+    assert waits[FREE_LOSSES:] == [4.0, 8.0, 16.0]
+    assert not world.stores["alice"].released
+    # One block that works, and all is well.
+    while not world.armed:
+        world.now_s += 1.0
+        world.do("alice", world.sessions["alice"].tick())
+        world.settle()
+    world.shine(min(world.armed))
+    world.agree()
+    assert world.sessions["alice"].thrift.losses == 0

@@ -43,6 +43,7 @@ def qkd_key(block: int, octets: int, auth_octets: int = 0, link: LinkId = LINK) 
         qber_key=0.011,
         qber_test=0.012,
         proof="test 1",
+        authentication="wegman-carter",
         made_unix_s=999.0,
     )
 

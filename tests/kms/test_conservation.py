@@ -93,14 +93,14 @@ class TwoEnds(RuleBasedStateMachine):
     def authenticate(self, arrives: bool) -> None:
         """Alice reserves, Bob takes."""
         try:
-            one = self.stores[Role.ALICE].auth_ledger(LINK, AUTH_OCTETS).reserve()
+            one = self.stores[Role.ALICE].auth_ledger(LINK, AUTH_OCTETS, 1.0).reserve(0.0)
         except KeyExhausted:
             return
         piece = Slice(one.block, one.offset, AUTH_OCTETS)
         self.spend((piece,), one.material)
         if arrives:
-            bob = self.stores[Role.BOB].auth_ledger(LINK, AUTH_OCTETS)
-            assert bob.take(one.block, one.offset) == one.material
+            bob = self.stores[Role.BOB].auth_ledger(LINK, AUTH_OCTETS, 1.0)
+            assert bob.take(one.block, one.offset, 0.0) == one.material
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())

@@ -8,6 +8,7 @@ from kms_kit import LINK, StandingClock, give_block, material_of, qkd_key
 
 from qtrunk.base.errors import (
     AuthenticationFailed,
+    BudgetSpent,
     KeyExhausted,
     KeyNotFound,
     RequestRefused,
@@ -15,7 +16,7 @@ from qtrunk.base.errors import (
 )
 from qtrunk.base.ids import LinkId
 from qtrunk.base.secret import Secret
-from qtrunk.kms.spending import STALE_BLOCKS
+from qtrunk.kms.spending import AUTH_SKIP_MAX, STALE_BLOCKS
 from qtrunk.kms.store import KeyStore, Slice
 from qtrunk.stages import Role
 
@@ -162,8 +163,8 @@ def test_a_spent_block_loses_its_material_and_keeps_its_record(
 ) -> None:
     alice, _ = pair
     segment = memory_path / "a" / "segments" / f"{LINK}.1.seg"
-    ledger = alice.auth_ledger(LINK, 20)
-    ledger.reserve()
+    ledger = alice.auth_ledger(LINK, 20, 1.0)
+    ledger.reserve(0.0)
     alice.allocate(LINK, ALICE, 40)
     assert segment.exists()
     alice.follow(LINK, BOB, (Slice(1, 60, 40),))
@@ -242,16 +243,16 @@ def test_what_the_peer_left_far_behind_is_burnt(open_store: Open) -> None:
 
 
 def test_authentication_portions_are_alike_and_used_once(pair: tuple[KeyStore, KeyStore]) -> None:
-    alice, bob = (store.auth_ledger(LINK, 8) for store in pair)
-    reservations = [alice.reserve() for _ in range(4)]
+    alice, bob = (store.auth_ledger(LINK, 8, 1.0) for store in pair)
+    reservations = [alice.reserve(0.0) for _ in range(4)]
     assert [(one.block, one.offset) for one in reservations] == [(1, 0), (1, 8), (2, 0), (2, 8)]
     for one in reservations:
-        assert bob.take(one.block, one.offset) == one.material
+        assert bob.take(one.block, one.offset, 0.0) == one.material
     for one in reservations:
         with pytest.raises(AuthenticationFailed):
-            bob.take(one.block, one.offset)
+            bob.take(one.block, one.offset, 0.0)
     with pytest.raises(KeyExhausted):
-        alice.reserve()
+        alice.reserve(0.0)
     # 4 octets of each block are too short for a portion: burnt alike at both ends.
     assert alice.level_octets() == bob.level_octets() == 0
     assert [store.ledger(LINK).skipped for store in pair] == [8, 8]
@@ -260,19 +261,19 @@ def test_authentication_portions_are_alike_and_used_once(pair: tuple[KeyStore, K
 
 def test_authentication_never_takes_octets_meant_for_keys(pair: tuple[KeyStore, KeyStore]) -> None:
     _, bob = pair
-    ledger = bob.auth_ledger(LINK, 8)
+    ledger = bob.auth_ledger(LINK, 8, 1.0)
     for block, offset in ((1, 16), (1, 20), (1, 60), (1, -4)):
         with pytest.raises(AuthenticationFailed):
-            ledger.take(block, offset)
+            ledger.take(block, offset, 0.0)
     assert ledger.level_octets() == 40
 
 
 def test_a_lost_reservation_does_not_stop_the_next(pair: tuple[KeyStore, KeyStore]) -> None:
-    alice, bob = (store.auth_ledger(LINK, 8) for store in pair)
-    lost, sent = alice.reserve(), alice.reserve()
-    assert bob.take(sent.block, sent.offset) == sent.material
+    alice, bob = (store.auth_ledger(LINK, 8, 1.0) for store in pair)
+    lost, sent = alice.reserve(0.0), alice.reserve(0.0)
+    assert bob.take(sent.block, sent.offset, 0.0) == sent.material
     with pytest.raises(AuthenticationFailed):
-        bob.take(lost.block, lost.offset)
+        bob.take(lost.block, lost.offset, 0.0)
 
 
 def test_a_damaged_block_is_destroyed_on_record_and_the_next_one_serves(
@@ -357,12 +358,12 @@ def test_the_preshared_secret_is_taken_once_and_only_authenticates(open_store: O
     store.add_preshared(LINK, Secret(b"\x11" * 96))
     store.add_preshared(LINK, Secret(b"\x22" * 96))
     assert store.level(LINK).auth_octets == 96
-    assert store.auth_ledger(LINK, 96).reserve().material == Secret(b"\x11" * 96)
+    assert store.auth_ledger(LINK, 96, 1.0).reserve(0.0).material == Secret(b"\x11" * 96)
     store.add_preshared(LINK, Secret(b"\x22" * 96))
     assert store.level(LINK).auth_octets == 0
     assert store.last_block(LINK) == 0
     with pytest.raises(KeyExhausted, match="pre-shared"):
-        store.auth_ledger(LINK, 96).reserve()
+        store.auth_ledger(LINK, 96, 1.0).reserve(0.0)
 
 
 @pytest.mark.parametrize(("block", "octets", "auth_octets"), [(0, 10, 0), (-1, 10, 0), (1, 0, 0), (1, 10, 11)])
@@ -376,3 +377,64 @@ def test_an_impossible_block_is_refused(open_store: Open, block: int, octets: in
 def test_an_unknown_block_has_no_record(open_store: Open) -> None:
     with pytest.raises(KeyNotFound):
         open_store("a").block_record(LINK, 1)
+
+
+def test_epsilons_add_up_on_disk_and_are_refused_above_the_budget(open_store: Open) -> None:
+    store = open_store("a")
+    give_block(store, 1, 100, 60)
+    ledger = store.auth_ledger(LINK, 8, 3.5e-10)
+    for count in range(3):
+        assert ledger.epsilon() == pytest.approx(count * 1e-10)
+        ledger.reserve(1e-10)
+    before = store.ledger(LINK), ledger.level_octets()
+    for epsilon in (1e-10, 6e-11, 1.0, float("nan"), float("inf"), -1e-10):
+        with pytest.raises(BudgetSpent, match="epsilon"):
+            ledger.reserve(epsilon)
+        with pytest.raises(BudgetSpent):
+            ledger.take(1, 24, epsilon)
+        with pytest.raises(BudgetSpent):
+            ledger.charge(epsilon)
+    # What was refused took nothing with it.
+    assert (store.ledger(LINK), ledger.level_octets()) == before
+    ledger.take(1, 24, 4e-11)
+    store.close()
+    again_store = open_store("a")
+    again = again_store.auth_ledger(LINK, 8, 3.5e-10)
+    assert again.epsilon() == pytest.approx(3.4e-10)
+    with pytest.raises(BudgetSpent):
+        again.reserve(2e-11)
+    # Only the operator can go on, by allowing more.
+    again_store.auth_ledger(LINK, 8, 1e-9).reserve(2e-11)
+
+
+def test_a_portion_that_is_not_there_charges_nothing(open_store: Open) -> None:
+    store = open_store("a")
+    give_block(store, 1, 100, 8)
+    ledger = store.auth_ledger(LINK, 8, 1.0)
+    ledger.reserve(1e-10)
+    with pytest.raises(KeyExhausted):
+        ledger.reserve(1e-10)
+    assert ledger.epsilon() == pytest.approx(1e-10)
+
+
+def test_epsilons_too_small_for_the_ledgers_steps_still_count(open_store: Open) -> None:
+    store = open_store("a")
+    ledger = store.auth_ledger(LINK, 8, 1e-17)
+    for _ in range(10):
+        ledger.charge(1e-30)
+    with pytest.raises(BudgetSpent):
+        ledger.charge(1e-30)
+
+
+def test_a_forged_reference_cannot_pass_over_much_of_the_pool(open_store: Open) -> None:
+    store = open_store("b")
+    give_block(store, 1, 10_000, 8 * 100)
+    give_block(store, 2, 10_000, 8 * 100)
+    ledger = store.auth_ledger(LINK, 8, 1.0)
+    for block, offset in ((1, 8 * (AUTH_SKIP_MAX + 1)), (1, 8 * 99), (2, 0), (2, 8 * 50)):
+        with pytest.raises(AuthenticationFailed, match="passes over"):
+            ledger.take(block, offset, 0.0)
+    assert ledger.level_octets() == 1600
+    ledger.take(1, 8 * AUTH_SKIP_MAX, 0.0)
+    assert ledger.level_octets() == 1600 - 8 * (AUTH_SKIP_MAX + 1)
+    assert balanced(store)

@@ -170,7 +170,7 @@ def test_key_material_is_in_no_file_in_clear(open_store: Open, memory_path: Path
     put(store, key_ids(1, 1), marker)
     put(store, key_ids(2, 1), marker)
     store.allocate(LINK, Role.ALICE, 1_000)
-    store.auth_ledger(LINK, 96).reserve()
+    store.auth_ledger(LINK, 96, 1.0).reserve(0.0)
     store.collect(TARGET, MASTER, key_ids(1, 1))
     everything = b"\0".join(path.read_bytes() for path in memory_path.rglob("*") if path.is_file())
     assert b"preshared" in everything, "the scan must see the store's files"

@@ -66,6 +66,7 @@ class Network:
                 qber_key=0.016,
                 qber_test=0.015,
                 proof="test",
+                authentication="wegman-carter",
                 made_unix_s=0.0,
             )
             self.stores[node].hold(key)

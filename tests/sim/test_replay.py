@@ -115,11 +115,11 @@ def test_noted_settings_and_seeds_give_the_same_key(run):
 
 def test_authentication_key_of_a_replay_is_spent_once_too():
     ledger = _Ledger(bytes(AUTH_OCTETS), 1000)
-    assert len(ledger.reserve().material) == AUTH_OCTETS
+    assert ledger.reserve(0.0).reference == (0, 0)
     with pytest.raises(KeyExhausted):
-        ledger.take(0, 0)
+        ledger.take(0, 0, 0.0)
     with pytest.raises(AuthenticationFailed):
-        _Ledger(bytes(AUTH_OCTETS), 1000).take(0, AUTH_OCTETS)
+        _Ledger(bytes(AUTH_OCTETS), 1000).take(0, AUTH_OCTETS, 0.0)
 
 
 def test_what_comes_out_has_no_field_for_key():

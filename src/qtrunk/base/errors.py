@@ -6,6 +6,7 @@
     ├── AuthenticationFailed   a tag, certificate or identity does not verify
     ├── BlockAborted           a block of key must be destroyed; carries the reason
     ├── KeyExhausted           not enough key now; carries when to try again
+    ├── BudgetSpent            a link's epsilons would add up to more than the operator allows
     ├── KeyNotFound            a key ID is unknown, spent, expired or voided here
     ├── NotAuthorised          this SAE may not do this
     ├── RequestRefused         the request itself is wrong
@@ -44,7 +45,7 @@ class BlockAborted(QtrunkError):
     """A block of key is in doubt and must be destroyed at both ends.
 
     `cause` is one word for the alarm (`qber`, `authentication`, `verification`, `no-key`, `protocol`,
-    `leak-budget`); the text says why.
+    `leak-budget`, `epsilon`); the text says why.
     """
 
     def __init__(self, cause: str, why: str) -> None:
@@ -58,6 +59,10 @@ class KeyExhausted(QtrunkError):
     def __init__(self, why: str, retry_after_s: int = 1) -> None:
         super().__init__(why)
         self.retry_after_s = retry_after_s
+
+
+class BudgetSpent(QtrunkError):
+    """What may go wrong on a link would add up to more than the operator allows: no key is made until they do."""
 
 
 class KeyNotFound(QtrunkError):

@@ -68,11 +68,28 @@ EQUIPMENT_NUMBERS: Mapping[str, Range] = MappingProxyType(
         "clock_fraction": Range(0.001, 1),
     }
 )
-LINK_NUMBERS: Mapping[str, Range] = MappingProxyType({"length_km": LENGTH_KM, "loss_db": LOSS_DB, **EQUIPMENT_NUMBERS})
+DISTILLATION_NUMBERS: Mapping[str, Range] = MappingProxyType(
+    {
+        "latency_s": Range(0.1, 3600, "s"),
+        "epsilon_secret": Range(1e-30, 1e-3),
+        "epsilon_total": Range(1e-30, 1),
+    }
+)
+LINK_NUMBERS: Mapping[str, Range] = MappingProxyType(
+    {"length_km": LENGTH_KM, "loss_db": LOSS_DB, **EQUIPMENT_NUMBERS, **DISTILLATION_NUMBERS}
+)
 INTENSITY = Range(0, 1)
 PROBABILITY = Range(0.001, 1)
 LINK_TRIPLES: Mapping[str, Range] = MappingProxyType({"intensities": INTENSITY, "probabilities": PROBABILITY})
-LINK_KEYS = (*LINK_NUMBERS, *LINK_TRIPLES)
+LINK_CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
+    {
+        "is_adaptive": (True, False),
+        "bounds": ("exact", "hoeffding"),
+        "reconciliation": ("auto", "ldpc", "fast", "cascade"),
+        "bootstrap": ("preshared", "ml-dsa"),
+    }
+)
+LINK_KEYS = (*LINK_NUMBERS, *LINK_TRIPLES, *LINK_CHOICES)
 LATITUDE = Range(-90, 90, "degrees")
 LONGITUDE = Range(-180, 180, "degrees")
 PORT = Range(0, 65535)
@@ -159,6 +176,17 @@ class Entry:
         signal, decoy, vacuum = numbers
         return None if signal is None or decoy is None or vacuum is None else (signal, decoy, vacuum)
 
+    def choice(self, key: str, allowed: Sequence[object]) -> object | None:
+        """One of a few values."""
+        if not self.has(key):
+            return None
+        value = self._table[key]
+        # True is 1 in Python, not in a topology file.
+        if not any(type(value) is type(one) and value == one for one in allowed):
+            self.wrong(key, f"{shown(value)} is not one of {', '.join(shown(one) for one in allowed)}")
+            return None
+        return value
+
     def items(self, key: str) -> Sequence[object] | None:
         """The items of a list; none where the key is missing."""
         value = self._table.get(key, [])
@@ -197,13 +225,18 @@ class LinkSettings:
 
     numbers: Mapping[str, float]
     triples: Mapping[str, Triple]
+    choices: Mapping[str, object]
 
     def over(self, defaults: "LinkSettings") -> "LinkSettings":
         """These, and the defaults where these say nothing."""
-        return LinkSettings(numbers={**defaults.numbers, **self.numbers}, triples={**defaults.triples, **self.triples})
+        return LinkSettings(
+            numbers={**defaults.numbers, **self.numbers},
+            triples={**defaults.triples, **self.triples},
+            choices={**defaults.choices, **self.choices},
+        )
 
 
-NO_SETTINGS = LinkSettings(numbers=MappingProxyType({}), triples=MappingProxyType({}))
+NO_SETTINGS = LinkSettings(numbers=MappingProxyType({}), triples=MappingProxyType({}), choices=MappingProxyType({}))
 
 
 def link_settings(entry: Entry) -> LinkSettings:
@@ -218,7 +251,9 @@ def link_settings(entry: Entry) -> LinkSettings:
         triple = entry.triple(key, allowed)
         if triple is not None and _is_sound(key, triple, entry):
             triples[key] = triple
-    return LinkSettings(numbers=numbers, triples=triples)
+    found = {key: entry.choice(key, allowed) for key, allowed in LINK_CHOICES.items()}
+    choices = {key: value for key, value in found.items() if value is not None}
+    return LinkSettings(numbers=numbers, triples=triples, choices=choices)
 
 
 def _is_sound(key: str, triple: Triple, entry: Entry) -> bool:

@@ -19,7 +19,7 @@ from qtrunk.config import field, geography
 from qtrunk.config.field import Entry, LinkSettings
 from qtrunk.config.problem import Problems, child, choices, listed, quoted, shown
 from qtrunk.config.shortform import ID_RULE, Draft, Span, rewrite
-from qtrunk.topology import Demand, Equipment, Link, Node, Sae, Topology
+from qtrunk.topology import Demand, Distillation, Equipment, Link, Node, Sae, Topology
 
 _SHIPPED = Path(__file__).parent / "topologies"
 _PORT_KEYS = ("key_api", "admin_api", "inter_node")
@@ -194,6 +194,11 @@ def _link(span: Span, settings: LinkSettings, draft: Draft, nodes: Mapping[str, 
         | dict(settings.triples),
         Equipment,
     )
+    distillation = msgspec.convert(
+        {key: settings.numbers[key] for key in settings.numbers.keys() & field.DISTILLATION_NUMBERS.keys()}
+        | dict(settings.choices),
+        Distillation,
+    )
     length_km = settings.numbers.get("length_km")
     if length_km is None:
         length_km = _length_from_map(span, draft, nodes, problems)
@@ -207,6 +212,7 @@ def _link(span: Span, settings: LinkSettings, draft: Draft, nodes: Mapping[str, 
         length_km=length_km,
         loss_db=loss_db,
         equipment=equipment,
+        distillation=distillation,
     )
 
 

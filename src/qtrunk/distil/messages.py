@@ -1,4 +1,7 @@
-"""What Alice and Bob say about one block, and the packing of bits in it. Every count is checked before it is used."""
+"""What the two ends of a link say, about one block and about blocks, and the packing of bits in it.
+
+Every count is checked before it is used.
+"""
 
 import numpy as np
 
@@ -88,6 +91,52 @@ class Abort(Message, frozen=True, tag="abort"):
 
 
 BlockMessage = Detected | Sifted | Unsolved | Halves | Decoded | Proof | Accept | Confirm | Released | Abort
+
+
+class Resume(Message, frozen=True, tag="resume"):
+    """Bob after connecting."""
+
+    last_block: int
+    pending: list[int]
+
+
+class Resolve(Message, frozen=True, tag="resolve"):
+    """Alice's answer; with held blocks it carries an authentication key reference and a tag."""
+
+    last_block: int
+    held: list[int]
+    auth_block: int = 0
+    auth_offset: int = 0
+    tag: bytes = b""
+
+
+class Resolution(Message, frozen=True, tag="resolution"):
+    """What Bob did about Alice's held blocks."""
+
+    released: list[int]
+    destroyed: list[int]
+    tag: bytes = b""
+
+
+class Announce(Message, frozen=True, tag="announce"):
+    """The next block of light."""
+
+    block: int
+    pulses: int
+    intensities: list[float]
+    probabilities: list[float]
+    key_basis_probability: float
+
+
+class Cancel(Message, frozen=True, tag="cancel"):
+    """The block will not be finished (module lost, light dropped) or must not be used (a monitor of the module)."""
+
+    block: int
+    why: str
+    is_suspect: bool = False
+
+
+SessionMessage = Resume | Resolve | Resolution | Announce | Cancel
 
 
 def pack(bits: Octets) -> bytes:

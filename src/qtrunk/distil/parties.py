@@ -27,7 +27,7 @@ from typing import Protocol
 
 import numpy as np
 
-from qtrunk.base.errors import AuthenticationFailed, BlockAborted, KeyExhausted, QtrunkError, WireError
+from qtrunk.base.errors import AuthenticationFailed, BlockAborted, BudgetSpent, KeyExhausted, QtrunkError, WireError
 from qtrunk.base.ids import NodeId
 from qtrunk.base.ports import Random
 from qtrunk.base.secret import Secret
@@ -35,6 +35,7 @@ from qtrunk.base.wire import decode, encode
 from qtrunk.crypto import its, universal
 from qtrunk.distil import messages as wire
 from qtrunk.distil import sift
+from qtrunk.distil.authentication import AUTH_OCTETS, SLOTS, Authenticator
 from qtrunk.distil.keylength import BOUNDS, EpsilonBudget, KeyLength, key_length, proof_of
 from qtrunk.distil.proofs import check_live
 from qtrunk.distil.reconcile import ROUNDS_MAX, Frames, Plan, Search, choose
@@ -54,10 +55,14 @@ from qtrunk.stages import (
 )
 
 PROTOCOL = "qtrunk distil 1"
-AUTH_OCTETS = 3 * its.WC_KEY_OCTETS
-"""Authentication key of one block: one 32-octet key for each of Accept, Confirm and Released."""
 KEY_OCTETS_STEP = 16
-CAUSES = frozenset({"qber", "no-key", "verification", "authentication", "protocol", "leak-budget", "auth-key"})
+CAUSES = frozenset(
+    {"qber", "no-key", "verification", "authentication", "protocol", "leak-budget", "auth-key", "epsilon"}
+)
+ACCEPT, CONFIRM, RELEASED = range(SLOTS)
+"""Tags of a block."""
+SHORT_OCTETS = 256
+"""Room for the short messages behind Proof, alike at both ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,30 +114,18 @@ class Report:
 Effect = Send | Hold | Release | Destroy | Unsettled | Report
 
 
-class AuthReservation(Protocol):
-    """Where in the link's authentication key a reservation lies, and its octets."""
-
-    @property
-    def block(self) -> int:
-        """The block that the octets come from."""
-
-    @property
-    def offset(self) -> int:
-        """Where in it they begin."""
-
-    @property
-    def material(self) -> Secret:
-        """AUTH_OCTETS of key."""
-
-
 class AuthLedger(Protocol):
-    """The link's authentication key: every octet is spent once, on disk before it is returned."""
+    """The link's authentication key and its epsilon: each octet is spent once, and on disk before it is returned, with
+    the epsilon of what it is used for.
+    """
 
-    def reserve(self) -> AuthReservation:
-        """The next AUTH_OCTETS; KeyExhausted when there are none."""
+    def reserve(self, epsilon: float) -> Authenticator:
+        """The next of it, for something that may fail with probability `epsilon`; KeyExhausted when there is none,
+        BudgetSpent when the epsilons of the link would add up to more than the operator allows.
+        """
 
-    def take(self, block: int, offset: int) -> Secret:
-        """The octets that the peer reserved; AuthenticationFailed for any that were reserved or taken before."""
+    def take(self, block: int, offset: int, epsilon: float) -> Authenticator:
+        """What the peer reserved; AuthenticationFailed for any that was reserved or taken before."""
 
     def level_octets(self) -> int:
         """What is left."""
@@ -185,8 +178,14 @@ class _Party(ABC):
         self._transcript: list[bytes] = []
         self._octets_to_proof = 0
         self._is_over = False
+        self._tags: Authenticator | None = None
         self.is_held = False
         """The key was given to Hold and neither released nor destroyed yet."""
+
+    @property
+    def has_spent(self) -> bool:
+        """Whether authentication key was spent for this block."""
+        return self._tags is not None
 
     def receive(self, octets: bytes) -> list[Effect]:
         """One message from the peer."""
@@ -201,6 +200,8 @@ class _Party(ABC):
             return self._give_up(error.cause, str(error))
         except AuthenticationFailed as error:
             return self._give_up("authentication", str(error))
+        except BudgetSpent as error:
+            return self._give_up("epsilon", str(error))
         except KeyExhausted as error:
             return self._give_up("auth-key", str(error))
         except QtrunkError as error:
@@ -225,8 +226,12 @@ class _Party(ABC):
         return [Send(encode(abort)), Destroy(self._pulses.block, cause, why)]
 
     def _label(self, what: str) -> bytes:
+        # With all that was announced about the light: nothing else authenticates it, and the length depends on it.
         pulses = self._pulses
-        return "|".join([PROTOCOL, what, self._alice, self._bob, pulses.link, str(pulses.block)]).encode()
+        light = (pulses.count, *pulses.intensities, *pulses.probabilities, pulses.key_basis_probability)
+        return "|".join(
+            [PROTOCOL, what, self._alice, self._bob, pulses.link, str(pulses.block), *map(repr, light)]
+        ).encode()
 
     def _say(self, message: wire.BlockMessage) -> Send:
         octets = encode(message)
@@ -239,8 +244,7 @@ class _Party(ABC):
     def _key(self, done: ReconciledBlock, proof: wire.Proof) -> QkdKey:
         """Privacy amplification, and the record that goes with the key."""
         material = universal.toeplitz(done.bits, proof.seed, 8 * proof.length_octets)
-        # Some room for the short messages behind Proof: alike at both ends.
-        octets = self._octets_to_proof + 256
+        assert self._tags is not None
         return QkdKey(
             link=self._pulses.link,
             block=self._pulses.block,
@@ -249,15 +253,22 @@ class _Party(ABC):
             epsilon=Epsilon(
                 secret=self._parameters.budget.secret,
                 correct=done.epsilon_correct,
-                authentic=3 * its.forgery_probability(octets, 6),
+                authentic=self._tags.failure(self._octets_to_proof + SHORT_OCTETS, 6, SLOTS),
             ),
             sifted_bits=len(done.bits),
             leak_bits=done.leak_bits,
             qber_key=done.key_errors / max(1, len(done.bits)),
             qber_test=done.observations.test_qber,
             proof=proof_of(self._parameters.bounds),
+            authentication=self._tags.scheme,
             made_unix_s=self._now(),
         )
+
+    def _epsilon(self, epsilon_correct: float, octets: int) -> float:
+        """What this block adds to the link's ledger, before the message with so many octets ends the long ones."""
+        # By the worst of the schemes: which of them it will be is not known yet.
+        said = sum(len(part) for part in self._transcript) + octets + 2 * SHORT_OCTETS
+        return self._parameters.budget.secret + epsilon_correct + SLOTS * its.forgery_probability(said, 6)
 
     def _report(self, **figures: object) -> Report:
         return Report(self._pulses.block, {"block": self._pulses.block, **figures})
@@ -286,7 +297,6 @@ class BlockAlice(_Party):
         self._bits: Octets = np.zeros(0, np.uint8)
         self._done: ReconciledBlock | None = None
         self._proof: wire.Proof | None = None
-        self._auth_key: Secret | None = None
 
     def _handle(self, message: wire.BlockMessage, octets: bytes) -> list[Effect]:
         match message:
@@ -371,8 +381,9 @@ class BlockAlice(_Party):
         length_octets = usable_octets(self._length(self._seen, leak_bits))
         verify_key = self._random.octets(universal.HASH_OCTETS)
         verify_hash, epsilon_correct = make_hash(verify_key, self._bits)
-        reservation = self._auth.reserve()
-        self._auth_key = reservation.material
+        seed = self._random.octets(universal.toeplitz_seed_octets(self._plan.bits, 8 * length_octets))
+        disclosed = self._plan.disclose(self._bits, failed)
+        tags = self._tags = self._auth.reserve(self._epsilon(epsilon_correct, len(seed) + len(disclosed)))
         self._done = ReconciledBlock(
             bits=self._bits,
             observations=self._seen,
@@ -383,29 +394,28 @@ class BlockAlice(_Party):
         wanted = self._parameters.auth_target_octets - self._auth.level_octets()
         auth_octets = min(length_octets // 2, max(AUTH_OCTETS, wanted))
         self._proof = wire.Proof(
-            disclosed=self._plan.disclose(self._bits, failed),
+            disclosed=disclosed,
             verify_key=verify_key,
             verify_hash=verify_hash,
             length_octets=length_octets,
             auth_octets=auth_octets - auth_octets % KEY_OCTETS_STEP,
-            seed=self._random.octets(universal.toeplitz_seed_octets(self._plan.bits, 8 * length_octets)),
-            auth_block=reservation.block,
-            auth_offset=reservation.offset,
+            seed=seed,
+            auth_block=tags.reference[0],
+            auth_offset=tags.reference[1],
         )
         said = self._say(self._proof)
         self._octets_to_proof = sum(len(part) for part in self._transcript)
         return [said]
 
     def _accepted(self, message: wire.Accept, octets: bytes) -> list[Effect]:
-        assert self._auth_key is not None
+        assert self._tags is not None
         assert self._proof is not None
         assert self._done is not None
-        key = self._auth_key.reveal()
-        its.verify(key[:32], self._label("accept"), self._transcript, message.tag)
+        self._tags.verify(ACCEPT, self._label("accept"), self._transcript, message.tag)
         self._transcript.append(octets)
         made = self._key(self._done, self._proof)
         self.is_held = True
-        confirm = wire.Confirm(tag=its.tag(key[32:64], self._label("confirm"), self._transcript))
+        confirm = wire.Confirm(tag=self._tags.tag(CONFIRM, self._label("confirm"), self._transcript))
         return [
             Hold(made),
             self._say(confirm),
@@ -413,9 +423,9 @@ class BlockAlice(_Party):
         ]
 
     def _released(self, message: wire.Released) -> list[Effect]:
-        assert self._auth_key is not None
-        its.verify(self._auth_key.reveal()[64:], self._label("released"), self._transcript, message.tag)
-        self._auth_key.wipe()
+        assert self._tags is not None
+        self._tags.verify(RELEASED, self._label("released"), self._transcript, message.tag)
+        self._tags.wipe()
         self._is_over, self.is_held = True, False
         return [Release(self._pulses.block)]
 
@@ -434,7 +444,6 @@ class BlockBob(_Party):
         self._bits: Octets = np.zeros(0, np.uint8)
         self._errors = 0
         self._has_decoded = False
-        self._auth_key: Secret | None = None
         self._has_accepted = False
 
     def start(self) -> list[Effect]:
@@ -519,7 +528,8 @@ class BlockBob(_Party):
             raise WireError("Toeplitz seed: wrong length")
         bits = plan.fill_in(self._bits, failed, message.disclosed)
         epsilon_correct = check_hash(message.verify_key, bits, message.verify_hash)
-        self._auth_key = self._auth.take(message.auth_block, message.auth_offset)
+        epsilon = self._epsilon(epsilon_correct, len(message.seed) + len(message.disclosed))
+        self._tags = self._auth.take(message.auth_block, message.auth_offset, epsilon)
         self._transcript.append(octets)
         self._octets_to_proof = sum(len(part) for part in self._transcript)
         done = ReconciledBlock(
@@ -531,7 +541,7 @@ class BlockBob(_Party):
         )
         made = self._key(done, message)
         self.is_held = self._has_accepted = True
-        tag = its.tag(self._auth_key.reveal()[:32], self._label("accept"), self._transcript)
+        tag = self._tags.tag(ACCEPT, self._label("accept"), self._transcript)
         return [
             Hold(made),
             self._say(wire.Accept(tag=tag)),
@@ -541,12 +551,11 @@ class BlockBob(_Party):
         ]
 
     def _confirmed(self, message: wire.Confirm, octets: bytes) -> list[Effect]:
-        assert self._auth_key is not None
-        key = self._auth_key.reveal()
-        its.verify(key[32:64], self._label("confirm"), self._transcript, message.tag)
+        assert self._tags is not None
+        self._tags.verify(CONFIRM, self._label("confirm"), self._transcript, message.tag)
         self._transcript.append(octets)
-        released = wire.Released(tag=its.tag(key[64:], self._label("released"), self._transcript))
-        self._auth_key.wipe()
+        released = wire.Released(tag=self._tags.tag(RELEASED, self._label("released"), self._transcript))
+        self._tags.wipe()
         self._is_over, self.is_held = True, False
         return [Release(self._pulses.block), Send(encode(released))]
 

@@ -10,6 +10,10 @@ go in, effects come out. Alice leads. The life of a link:
               (light)                   the modules run block k; block k+1 is announced and armed meanwhile
               both          BlockPart   the messages of distil.parties for block k
 
+An attacker can make the ends spend authentication key that buys nothing: by breaking a block after its Proof, or the
+connection after Resolve. So an exchange that was cut is settled with the same key and the same words again, and when
+key was spent in vain a few times Alice waits, ever longer, before she spends more (authentication.Thrift).
+
 A block number is used once in the life of a link, whatever crashes: it is durable before it is announced.
 Statistics need that settings follow the link between blocks only, so all parameters travel in Announce.
 """
@@ -21,11 +25,13 @@ from typing import Protocol
 
 import numpy as np
 
-from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, WireError
+from qtrunk.base.errors import AuthenticationFailed, BudgetSpent, KeyExhausted, QtrunkError, WireError
 from qtrunk.base.ids import LinkId
 from qtrunk.base.ports import Random
-from qtrunk.base.wire import Message, decode, encode
+from qtrunk.base.wire import decode, encode
 from qtrunk.crypto import its
+from qtrunk.distil.authentication import Authenticator, Thrift
+from qtrunk.distil.messages import Announce, Cancel, Resolution, Resolve, Resume, SessionMessage
 from qtrunk.distil.parties import (
     AuthLedger,
     BlockAlice,
@@ -51,54 +57,15 @@ DEVICE, MONITOR = "device", "monitor"
 QUIET_CAUSES = frozenset({"channel", DEVICE})
 """Causes of a block's end that say nothing about its light: a cut connection, a restarted module."""
 SILENT = "the peer fell silent"
+RESOLVE, RESOLUTION = 0, 1
+"""Tags of a settlement."""
+SETTLE_EPSILON = 2 * its.forgery_probability(1 << 20, 2)
 _SESSION, _BLOCK = 0, 1
 _BLOCK_HEADER = struct.Struct(">BQ")
 
 
-class Resume(Message, frozen=True, tag="resume"):
-    """Bob after connecting."""
-
-    last_block: int
-    pending: list[int]
-
-
-class Resolve(Message, frozen=True, tag="resolve"):
-    """Alice's answer; with held blocks it carries an authentication key reference and a tag."""
-
-    last_block: int
-    held: list[int]
-    auth_block: int = 0
-    auth_offset: int = 0
-    tag: bytes = b""
-
-
-class Resolution(Message, frozen=True, tag="resolution"):
-    """What Bob did about Alice's held blocks."""
-
-    released: list[int]
-    destroyed: list[int]
-    tag: bytes = b""
-
-
-class Announce(Message, frozen=True, tag="announce"):
-    """The next block of light."""
-
-    block: int
-    pulses: int
-    intensities: list[float]
-    probabilities: list[float]
-    key_basis_probability: float
-
-
-class Cancel(Message, frozen=True, tag="cancel"):
-    """The block will not be finished (module lost, light dropped) or must not be used (a monitor of the module)."""
-
-    block: int
-    why: str
-    is_suspect: bool = False
-
-
-SessionMessage = Resume | Resolve | Resolution | Announce | Cancel
+SETTLE_TRIES = 5
+"""Resolve is said so often with the same key; then the peer must have forgotten it, and it takes a new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,13 +115,15 @@ class LinkEnd:
 
     link: LinkId
     pulses: Callable[[int], Pulses]
-    """Parameters of the light of a block number."""
+    """Alice: parameters of the light of a block number."""
+    refusal: Callable[[Pulses], str]
+    """Bob: why light that Alice announces must not be taken; empty where it may."""
     store: BlockStore
     auth: AuthLedger
     random: Random
     now_s: Callable[[], float]
     """Seconds of a clock that never goes back, for time-outs."""
-    light_s: float
+    light_s: Callable[[Pulses], float]
     """How long the light of a block takes."""
     settings: Callable[[bytes, Pulses, Positions], Settings]
     """What Alice's module sent, from the seed it was armed with."""
@@ -180,6 +149,10 @@ class _Session:
         """Channel and module are both there."""
         return self._connected and self._device
 
+    def pulses_of(self, block: int) -> Pulses | None:
+        """The light of a block that is under way."""
+        return self._seeds[block][0] if block in self._seeds else None
+
     def device_up(self) -> list[SessionEffect]:
         """The own QKD module answers."""
         self._device = True
@@ -204,8 +177,8 @@ class _Session:
         self._seeds[pulses.block] = (pulses, seed)
         return Arm(pulses, seed)
 
-    def _light_deadline_s(self) -> float:
-        return self._end.now_s() + BLOCK_TIMEOUT_S + LIGHT_TIMES_MAX * self._end.light_s
+    def _light_deadline_s(self, pulses: Pulses) -> float:
+        return self._end.now_s() + BLOCK_TIMEOUT_S + LIGHT_TIMES_MAX * self._end.light_s(pulses)
 
     def _overdue(self) -> list[int]:
         now_s = self._end.now_s()
@@ -245,9 +218,13 @@ class LinkAlice(_Session):
         self._settled = False
         self._next_block: int | None = None
         self._dark: set[int] = set()
-        self._resolve_key: bytes | None = None
-        self._resolving: list[int] = []
+        self._resume: Resume | None = None
+        """Bob's word that is not answered yet."""
+        self._settling: tuple[list[int], Authenticator] | None = None
+        """Blocks that are being settled, and what authenticates it."""
+        self._settle_tries = 0
         self._is_paused = False
+        self.thrift = Thrift()
 
     def connected(self) -> list[SessionEffect]:
         """The channel is up; Bob speaks first."""
@@ -258,6 +235,7 @@ class LinkAlice(_Session):
     def disconnected(self) -> list[SessionEffect]:
         """The channel is gone: open blocks die, held ones wait for Resume."""
         self._connected = self._settled = False
+        self._resume = None
         return self._drop_all("channel", "the classical channel was cut")
 
     def device_down(self) -> list[SessionEffect]:
@@ -277,6 +255,11 @@ class LinkAlice(_Session):
         if effects:
             # A connection whose peer says nothing may be dead without knowing it: make a new one.
             return [*effects, Disconnect(f"link {self._end.link}: {SILENT}")]
+        if self._resume is not None:
+            try:
+                return self._resolve()
+            except QtrunkError as error:
+                return [Disconnect(f"link {self._end.link}: {error}")]
         return self._announce()
 
     def started(self, block: int) -> list[SessionEffect]:
@@ -303,7 +286,10 @@ class LinkAlice(_Session):
                 return self._receive_part(block, payload)
             message: SessionMessage = decode(payload, SessionMessage)
             if isinstance(message, Resume):
-                return self._resolve(message)
+                if self._settled:
+                    raise WireError("Resume twice on one connection")
+                self._resume = message
+                return self._resolve()
             if isinstance(message, Resolution):
                 return self._conclude(message)
             if isinstance(message, Cancel):
@@ -323,57 +309,58 @@ class LinkAlice(_Session):
         if machine is None:
             # Nothing is known of this block (a replay, or one that died here): it must die there too.
             return []
+        had_spent = machine.has_spent
         effects = self._wrap(block, machine.receive(payload))
         self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
+        if machine.has_spent and not had_spent:
+            self.thrift.spent(self._end.now_s())
+        if any(isinstance(effect, Release) for effect in effects):
+            self.thrift.succeeded()
         if any(isinstance(effect, Release | Destroy) for effect in effects):
             self._forget(block)
             effects += self._announce()
         return effects
 
-    def _resolve(self, message: Resume) -> list[SessionEffect]:
-        if self._settled:
-            raise WireError("Resume twice on one connection")
+    def _resolve(self) -> list[SessionEffect]:
+        message = self._resume
+        assert message is not None
         own_last = self._end.store.last_block(self._end.link)
         self._next_block = max(own_last, message.last_block) + 1
         held = self._end.store.pending(self._end.link)
         if not held:
-            self._settled = True
+            self._resume, self._settled = None, True
             return [self._say(Resolve(last_block=own_last, held=[])), *self._announce()]
-        try:
-            reservation = self._end.auth.reserve()
-        except KeyExhausted as error:
-            raise AuthenticationFailed(f"no authentication key left to settle blocks {held}: {error}") from error
-        material = bytes(reservation.material.reveal())
-        self._resolve_key = material[its.WC_KEY_OCTETS : 2 * its.WC_KEY_OCTETS]
-        self._resolving = held
-        tag = its.tag(
-            material[: its.WC_KEY_OCTETS], self._label("resolve"), [_numbers(held), _numbers(message.pending)]
-        )
-        return [
-            self._say(
-                Resolve(
-                    last_block=own_last,
-                    held=held,
-                    auth_block=reservation.block,
-                    auth_offset=reservation.offset,
-                    tag=tag,
-                )
-            )
-        ]
+        if self._settling is None or self._settling[0] != held or self._settle_tries >= SETTLE_TRIES:
+            if self._end.now_s() < self.thrift.not_before_s:
+                return []  # a later tick answers
+            try:
+                self._settling = held, self._end.auth.reserve(SETTLE_EPSILON)
+            except (BudgetSpent, KeyExhausted) as error:
+                raise AuthenticationFailed(f"blocks {held} cannot be settled: {error}") from error
+            self._settle_tries = 0
+            self.thrift.spent(self._end.now_s())
+        self._resume = None
+        self._settle_tries += 1
+        tags = self._settling[1]
+        block, offset = tags.reference
+        # Always the same words for the same blocks: one key must never tag two messages.
+        tag = tags.tag(RESOLVE, self._label("resolve"), [_numbers(held)])
+        return [self._say(Resolve(last_block=own_last, held=held, auth_block=block, auth_offset=offset, tag=tag))]
 
     def _conclude(self, message: Resolution) -> list[SessionEffect]:
-        if self._resolve_key is None:
+        if self._settling is None or self._settled:
             raise WireError("Resolution without Resolve")
-        key, self._resolve_key = self._resolve_key, None
-        its.verify(
-            key,
+        held, tags = self._settling
+        tags.verify(
+            RESOLUTION,
             self._label("resolution"),
             [_numbers(message.released), _numbers(message.destroyed)],
             message.tag,
         )
-        if sorted(message.released + message.destroyed) != self._resolving:
+        if sorted(message.released + message.destroyed) != held:
             raise WireError("Resolution does not answer for exactly the held blocks")
-        self._settled = True
+        self._settling, self._settled = None, True
+        self.thrift.succeeded()
         effects: list[SessionEffect] = [Release(block) for block in message.released]
         effects += [
             Destroy(block, "channel", "the peer had lost its copy when the link came back")
@@ -385,6 +372,8 @@ class LinkAlice(_Session):
         """Announce the next block if the module can take one more and distillation keeps up."""
         if not (self.is_ready and self._settled) or self._is_paused or self._next_block is None:
             return []
+        if self._end.now_s() < self.thrift.not_before_s:
+            return []
         in_distillation = len(self._seeds) - len(self._dark)
         if len(self._dark) >= 2 or in_distillation >= BLOCKS_IN_DISTILLATION_MAX:
             return []
@@ -393,7 +382,7 @@ class LinkAlice(_Session):
         self._next_block = block + 1
         pulses = self._end.pulses(block)
         self._dark.add(block)
-        self._deadline_s[block] = self._light_deadline_s()
+        self._deadline_s[block] = self._light_deadline_s(pulses)
         announce = Announce(
             block=block,
             pulses=pulses.count,
@@ -444,6 +433,8 @@ class LinkBob(_Session):
         self._covered: dict[int, int] = {}
         """Pulses of each such block whose slices have come."""
         self._pending: list[int] = []
+        self._settled: tuple[Resolve, Resolution] | None = None
+        """The last settlement: Alice may ask the same again when a cut took the answer."""
 
     def connected(self) -> list[SessionEffect]:
         """The channel is up: say where this end stands."""
@@ -540,7 +531,6 @@ class LinkBob(_Session):
     def _announced(self, message: Announce) -> list[SessionEffect]:
         if message.block <= self._end.store.last_block(self._end.link):
             raise WireError(f"block number {message.block} was used before")
-        expected = self._end.pulses(message.block)
         announced = Pulses(
             link=self._end.link,
             block=message.block,
@@ -549,31 +539,29 @@ class LinkBob(_Session):
             probabilities=tuple(message.probabilities),
             key_basis_probability=message.key_basis_probability,
         )
-        if announced != expected:
+        refusal = self._end.refusal(announced)
+        if refusal:
             raise WireError(
-                f"block {message.block}: the peer announces light that differs from this end's configuration; "
-                "give both ends the same topology file"
+                f"block {message.block}: the peer announces light that this end's configuration does not have: "
+                f"{refusal}; give both ends the same topology file"
             )
         self._end.store.note_block(self._end.link, message.block)
         if not self._device:
             return [self._say(Cancel(block=message.block, why="receiver not ready"))]
         self._frames[message.block] = []
         self._covered[message.block] = 0
-        self._deadline_s[message.block] = self._light_deadline_s()
+        self._deadline_s[message.block] = self._light_deadline_s(announced)
         return [self._arm(announced)]
 
     def _resolution(self, message: Resolve) -> list[SessionEffect]:
         pending, self._pending = self._pending, []
         if not message.held:
             return [Destroy(block, "channel", "the peer does not hold this block") for block in pending]
-        taken = self._end.auth.take(message.auth_block, message.auth_offset)
-        material = bytes(taken.reveal())
-        its.verify(
-            material[: its.WC_KEY_OCTETS],
-            self._label("resolve"),
-            [_numbers(message.held), _numbers(pending)],
-            message.tag,
-        )
+        if self._settled is not None and self._settled[0] == message and set(pending) <= set(message.held):
+            # The very words again: so is the answer, because one key must never tag two messages.
+            return [self._say(self._settled[1])]
+        tags = self._end.auth.take(message.auth_block, message.auth_offset, SETTLE_EPSILON)
+        tags.verify(RESOLVE, self._label("resolve"), [_numbers(message.held)], message.tag)
         store, link = self._end.store, self._end.link
         effects: list[SessionEffect] = [Release(block) for block in message.held if block in pending]
         effects += [
@@ -583,12 +571,10 @@ class LinkBob(_Session):
         ]
         released = [b for b in message.held if b in pending or store.is_released(link, b)]
         destroyed = [b for b in message.held if b not in released]
-        tag = its.tag(
-            material[its.WC_KEY_OCTETS : 2 * its.WC_KEY_OCTETS],
-            self._label("resolution"),
-            [_numbers(released), _numbers(destroyed)],
-        )
-        return [*effects, self._say(Resolution(released=released, destroyed=destroyed, tag=tag))]
+        tag = tags.tag(RESOLUTION, self._label("resolution"), [_numbers(released), _numbers(destroyed)])
+        resolution = Resolution(released=released, destroyed=destroyed, tag=tag)
+        self._settled = message, resolution
+        return [*effects, self._say(resolution)]
 
     def _after(self, block: int, effects: list[SessionEffect]) -> list[SessionEffect]:
         if any(isinstance(effect, Release | Destroy) for effect in effects):

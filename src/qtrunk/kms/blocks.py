@@ -21,7 +21,7 @@ from qtrunk.kms.part import StorePart, link_scope, note_link, tally
 from qtrunk.stages import Epsilon, QkdKey, Role
 
 AUTH = "auth"
-_INSERT_BLOCK = f"INSERT INTO blocks VALUES ({', '.join('?' * 18)})"  # noqa: S608 (only question marks)
+_INSERT_BLOCK = f"INSERT INTO blocks VALUES ({', '.join('?' * 19)})"  # noqa: S608 (only question marks)
 
 
 class Blocks(StorePart):
@@ -40,6 +40,7 @@ class Blocks(StorePart):
             qber_key=0.0,
             qber_test=0.0,
             proof="preshared",
+            authentication="preshared",
             made_unix_s=self._clock.unix_s(),
         )
 
@@ -111,7 +112,7 @@ class Blocks(StorePart):
             (
                 *(key.link, key.block, BlockState.PENDING.value, octets, key.auth_octets),
                 *(epsilon.secret, epsilon.correct, epsilon.authentic, key.sifted_bits, key.leak_bits),
-                *(key.qber_key, key.qber_test, key.proof, key.made_unix_s, now, None, None, None),
+                *(key.qber_key, key.qber_test, key.proof, key.made_unix_s, now, None, None, None, key.authentication),
             ),
         )
         half = key.auth_octets + (octets - key.auth_octets) // 2
@@ -141,7 +142,7 @@ class Blocks(StorePart):
         note_link(db, link, block)
         now = self._clock.unix_s()
         if state is None:
-            dead = (link, block, BlockState.DESTROYED.value, *([0] * 9), "", now, now, None, now, reason)
+            dead = (link, block, BlockState.DESTROYED.value, *([0] * 9), "", now, now, None, now, reason, "")
             db.execute(_INSERT_BLOCK, dead)
             return
         query = "SELECT COALESCE(SUM(last - cursor), 0) FROM extents WHERE link = ? AND block = ?"

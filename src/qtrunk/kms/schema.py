@@ -96,4 +96,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (key_id, target)
         ) STRICT, WITHOUT ROWID""",
     ),
+    ("ALTER TABLE blocks ADD COLUMN authentication TEXT NOT NULL DEFAULT 'wegman-carter'",),
 )

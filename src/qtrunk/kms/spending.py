@@ -10,18 +10,19 @@ they leave it for good, as if allocated, and become an extent that the peer allo
 first used. Both ends keep that extent, so the granter follows the peer there exactly once like anywhere
 else.
 
-Errors: KeyExhausted (not enough now, nothing taken), AuthenticationFailed (a slice that was used or is not
-the peer's), KeyNotFound (a block that is not available here), StoreError (the disk, or the wrong end of a
-link).
+Errors: KeyExhausted (not enough now, nothing taken), BudgetSpent (the link's epsilons would be too much),
+AuthenticationFailed (a slice that was used or is not the peer's), KeyNotFound (a block that is not available here),
+StoreError (the disk, or the wrong end of a link).
 """
 
+import math
 import sqlite3
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, KeyNotFound, RequestRefused
+from qtrunk.base.errors import AuthenticationFailed, BudgetSpent, KeyExhausted, KeyNotFound, RequestRefused
 from qtrunk.base.ids import LinkId
 from qtrunk.base.secret import Secret
 from qtrunk.kms.blocks import AUTH, Blocks, block_state
@@ -32,6 +33,10 @@ from qtrunk.stages import Role
 
 STALE_BLOCKS = 8
 """Once the peer has come so many blocks further, what it left behind was lost on the way and is burnt."""
+AUTH_SKIP_MAX = 32
+"""Portions of authentication key that the peer may pass over at once: it lost them with blocks that never came here."""
+_EPSILON, _EPSILON_STEPS = "epsilon", 1e18
+"""The tally of a link's epsilons counts in steps of 10^-18, rounded up."""
 
 T = TypeVar("T")
 
@@ -94,9 +99,13 @@ class Spending(Blocks):
 
         self._journal.run(work)
 
-    def auth_ledger(self, link: LinkId, octets: int) -> "AuthPool":
-        """The octets that authenticate distillation on a link, in portions of `octets`."""
-        return AuthPool(self, link, octets)
+    def auth_ledger(self, link: LinkId, octets: int, epsilon_max: float) -> "AuthPool":
+        """The octets that authenticate distillation on a link, in portions of `octets`, and the link's epsilons."""
+        return AuthPool(self, link, octets, epsilon_max)
+
+    def epsilon(self, link: LinkId) -> float:
+        """What may have gone wrong with the key of a link, over all its life: the sum of all that was charged."""
+        return self._read(lambda db: tallies(db, link_scope(link)).get(_EPSILON, 0)) / _EPSILON_STEPS
 
     def level(self, link: LinkId) -> PoolLevel:
         """What the pool of a link holds now."""
@@ -136,10 +145,15 @@ class Spending(Blocks):
 
         return self._read(work)
 
-    def reserve_auth(self, link: LinkId, octets: int) -> AuthReservation:
+    def charge(self, link: LinkId, epsilon: float, epsilon_max: float) -> None:
+        """Add to what may have gone wrong on a link; BudgetSpent, and nothing is added, above `epsilon_max`."""
+        self._journal.run(lambda db: _charge(db, link, epsilon, epsilon_max))
+
+    def reserve_auth(self, link: LinkId, octets: int, epsilon: float, epsilon_max: float) -> AuthReservation:
         """Take `octets` in one piece for authentication; what is too short for a portion is burnt."""
 
         def work(db: sqlite3.Connection) -> AuthReservation:
+            _charge(db, link, epsilon, epsilon_max)
             self._burn_tails(db, link, octets)
             extent = next(_extents(db, link, AUTH), None)
             if extent is None:
@@ -157,11 +171,22 @@ class Spending(Blocks):
 
         return self._despite_damage(lambda: self._journal.run(work))
 
-    def take_auth(self, link: LinkId, block: int, offset: int, octets: int) -> Secret:
+    def take_auth(
+        self, link: LinkId, block: int, offset: int, octets: int, epsilon: float, epsilon_max: float
+    ) -> Secret:
         """The octets that the peer reserved for authentication."""
         piece = Slice(block, offset, octets)
 
         def work(db: sqlite3.Connection) -> Secret:
+            # Who names the octets is not authenticated yet: so not much may be passed over, or a few forged messages
+            # would empty the pool.
+            ahead = _octets_before(db, link, AUTH, piece)
+            if ahead > AUTH_SKIP_MAX * octets:
+                raise AuthenticationFailed(
+                    f"{block_name(link, block)}: the peer passes over {ahead} octets of authentication key, "
+                    f"{AUTH_SKIP_MAX * octets} are allowed"
+                )
+            _charge(db, link, epsilon, epsilon_max)
             self._follow(db, link, AUTH, (piece,))
             tally(db, link_scope(link), "authentication", octets)
             material = self._material(link, (piece,))
@@ -270,18 +295,30 @@ class Spending(Blocks):
 class AuthPool:
     """The authentication octets of one link, as distillation asks for them."""
 
-    def __init__(self, store: Spending, link: LinkId, octets: int) -> None:
+    def __init__(self, store: Spending, link: LinkId, octets: int, epsilon_max: float) -> None:
         self._store = store
         self._link = link
         self._octets = octets
+        self.epsilon_max = epsilon_max
+        """What the epsilons of the link may add up to."""
 
-    def reserve(self) -> AuthReservation:
-        """A fresh portion, durable on return; KeyExhausted when there is none."""
-        return self._store.reserve_auth(self._link, self._octets)
+    def reserve(self, epsilon: float) -> AuthReservation:
+        """A fresh portion for something that may fail with probability `epsilon`, both durable on return; KeyExhausted
+        when there is none, BudgetSpent when the epsilons would be too much.
+        """
+        return self._store.reserve_auth(self._link, self._octets, epsilon, self.epsilon_max)
 
-    def take(self, block: int, offset: int) -> Secret:
+    def take(self, block: int, offset: int, epsilon: float) -> Secret:
         """The portion that the peer reserved there; AuthenticationFailed when it was used or passed over."""
-        return self._store.take_auth(self._link, block, offset, self._octets)
+        return self._store.take_auth(self._link, block, offset, self._octets, epsilon, self.epsilon_max)
+
+    def charge(self, epsilon: float) -> None:
+        """Epsilon for something that needs no portion; BudgetSpent when it is too much."""
+        self._store.charge(self._link, epsilon, self.epsilon_max)
+
+    def epsilon(self) -> float:
+        """What was charged so far, over the life of the link."""
+        return self._store.epsilon(self._link)
 
     def level_octets(self) -> int:
         """What is left."""
@@ -315,6 +352,28 @@ def _add_extents(db: sqlite3.Connection, link: LinkId, owner: Role, slices: Sequ
             "VALUES (?, ?, ?, 1, 1, (SELECT COALESCE(MAX(rank), 0) + 1 FROM extents), ?, ?)",
             (link, piece.block, owner.value, piece.offset, piece.end),
         )
+
+
+def _charge(db: sqlite3.Connection, link: LinkId, epsilon: float, epsilon_max: float) -> None:
+    """Add to the link's epsilons; BudgetSpent, and the transaction fails, if that is too much."""
+    spent = tallies(db, link_scope(link)).get(_EPSILON, 0) / _EPSILON_STEPS
+    # Not "if it is more": a number that is none must not pass.
+    if not (epsilon >= 0 and spent + epsilon <= epsilon_max):
+        raise BudgetSpent(
+            f"link {link}: its blocks add up to an epsilon of {spent:.3g} and one more of {epsilon:.3g} would pass "
+            f"{epsilon_max:g}; no key is made until epsilon_total of the link is raised at both ends"
+        )
+    tally(db, link_scope(link), _EPSILON, math.ceil(epsilon * _EPSILON_STEPS))
+
+
+def _octets_before(db: sqlite3.Connection, link: LinkId, owner: str, piece: Slice) -> int:
+    """Octets of the owner, in the order of use, that lie before a piece."""
+    ahead = 0
+    for extent in _extents(db, link, owner):
+        if extent.block == piece.block:
+            return ahead + max(0, piece.offset - extent.cursor)
+        ahead += extent.last - extent.cursor
+    return 0
 
 
 def _left(db: sqlite3.Connection, link: LinkId) -> dict[tuple[str, bool], int]:

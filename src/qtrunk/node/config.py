@@ -26,6 +26,8 @@ class LinkConfig(msgspec.Struct, frozen=True):
     """The other node's inter-node listener."""
     preshared_file: str
     """The pre-shared secret of the first authentication; read once into the key store, then shredded."""
+    peer_verifying_key: str | None = None
+    """The ML-DSA-65 public key of the peer's signatures (PEM), for links with bootstrap = ml-dsa."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True):
@@ -41,6 +43,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     ca_certificate: str
     links: list[LinkConfig]
     topology: dict[str, object]
+    signing_key: str | None = None
+    """This node's ML-DSA-65 private key (PEM)."""
     pool_octets_max: int = 64 << 20
     random_device: str | None = None
     """A hardware generator's file, such as /dev/hwrng, whose octets are mixed with the operating system's."""

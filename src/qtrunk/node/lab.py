@@ -21,7 +21,8 @@ from pathlib import Path
 import msgspec
 
 from qtrunk.base.errors import LabError
-from qtrunk.base.ids import SaeId
+from qtrunk.base.ids import NodeId, SaeId
+from qtrunk.node.authentication import make_signing_key
 from qtrunk.node.config import Address, LinkConfig, NodeConfig
 from qtrunk.node.pki import Credentials, LabPki
 from qtrunk.node.supervisor import ChildSpec, Plan
@@ -121,13 +122,16 @@ class Lab:
         pki = LabPki(self.state / "pki")
         for node in self.topology.nodes:
             credentials = pki.credentials(self.state / "nodes" / node.id, "kme", self.topology.kme_id(node.id))
+            if self._signs(node):
+                make_signing_key(self.state / "nodes" / node.id / "signing-key.pem", self._verifying_key(node.id))
             self._write_node(node, credentials)
         for sae in self.topology.saes:
             pki.credentials(self.state / "saes" / sae.id, "sae", sae.id)
         pki.credentials(self.state / "operator", "operator", "lab")
         for link in self.topology.links:
             self._write_optics(link)
-            self._write_preshared(link)
+            if link.distillation.bootstrap == "preshared":
+                self._write_preshared(link)
         _write_json(self.state / "plan.json", Plan(self._children()))
         _write_json(self.state / "lab.json", LabRecord(1, self.topology.to_dict(), self.ports))
 
@@ -165,15 +169,25 @@ class Lab:
                     device_socket=str(self.optics_socket(link.id)),
                     peer=Address(HOST, self.ports[link.other(node.id)].inter_node),
                     preshared_file=str(directory / f"preshared-{link.id}"),
+                    peer_verifying_key=str(self._verifying_key(link.other(node.id)))
+                    if link.distillation.bootstrap == "ml-dsa"
+                    else None,
                 )
                 for link in self.topology.links_of(node.id)
             ],
             topology=self.topology.to_dict(),
+            signing_key=str(directory / "signing-key.pem") if self._signs(node) else None,
             certificate=str(credentials.certificate),
             private_key=str(credentials.private_key),
             ca_certificate=str(credentials.ca_certificate),
         )
         _write_json(directory / "node.json", config)
+
+    def _signs(self, node: Node) -> bool:
+        return any(link.distillation.bootstrap == "ml-dsa" for link in self.topology.links_of(node.id))
+
+    def _verifying_key(self, node: NodeId) -> Path:
+        return self.state / "nodes" / node / "verifying-key.pem"
 
     def _write_optics(self, link: Link) -> None:
         directory = self.state / "optics" / link.id

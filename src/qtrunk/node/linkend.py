@@ -10,20 +10,27 @@ import contextlib
 import logging
 import os
 import queue
+import sys
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import Awaitable, Callable, Coroutine
+
+import msgspec
 
 from qtrunk.base.errors import AuthenticationFailed, DeviceError, StoreError, WireError
 from qtrunk.base.ids import LinkId
 from qtrunk.base.ports import Clock
 from qtrunk.distil import session as link_session
+from qtrunk.distil.authentication import FREE_LOSSES
 from qtrunk.distil.parties import Destroy, Hold, Release, Report
 from qtrunk.distil.session import Arm, Disconnect, LinkAlice, LinkBob, SessionEffect, ToPeer
 from qtrunk.kms.store import KeyStore
 from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.authentication import LinkAuthentication
 from qtrunk.node.channel import RETRY_S, Channel
 from qtrunk.node.device import DeviceEvent, Module
 from qtrunk.node.linkstate import LinkStatistics
+from qtrunk.plan.light import Answer, Light, Seen
 from qtrunk.quantum import device as device_messages
 from qtrunk.stages import Role
 
@@ -32,6 +39,11 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 EVENTS_MAX = 4096
 CLASSICAL = "classical channel"
+FOLLOW_TIMEOUT_S = 120.0
+AUTH_LOW_OCTETS, AUTH_LOW_AFTER_BLOCKS = 2048, 2
+"""An alarm below so much authentication key, once so many blocks had the chance to fill it."""
+EPSILON_WARNING = 0.8
+"""An alarm when the epsilons of a link reach this share of what they may."""
 
 
 class LinkRunner:
@@ -43,6 +55,8 @@ class LinkRunner:
         link: LinkId,
         role: Role,
         session: LinkAlice | LinkBob,
+        authentication: LinkAuthentication,
+        light: Light,
         module: Module,
         store: KeyStore,
         alarms: AlarmBoard,
@@ -54,6 +68,9 @@ class LinkRunner:
         self.role = role
         self.statistics = statistics
         self._session = session
+        self._authentication = authentication
+        self._light = light
+        self._is_following = False
         self._module = module
         self._store = store
         self._alarms = alarms
@@ -150,6 +167,21 @@ class LinkRunner:
             else:
                 return
 
+    async def _follow(self, question: bytes) -> None:
+        """Look for better settings, in a process of its own."""
+        answer, why, search = b"", "", None
+        try:
+            search = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "qtrunk.plan.follow", stdin=PIPE, stdout=PIPE, stderr=PIPE
+            )
+            answer, errors = await asyncio.wait_for(search.communicate(question), FOLLOW_TIMEOUT_S)
+            why = errors.decode(errors="replace")[-500:] if search.returncode else ""
+        except (OSError, TimeoutError) as error:
+            why = f"{type(error).__name__}: {error}"
+            if search is not None and search.returncode is None:
+                search.kill()
+        await self._post(lambda: self._adopt(answer, why))
+
     # ── worker thread side ──────────────────────────────────────────────────────────────────────────────────────
 
     def _work(self) -> None:
@@ -187,10 +219,64 @@ class LinkRunner:
 
     def _on_tick(self) -> list[SessionEffect]:
         level = self._store.level(self.link)
-        self.statistics.note_level(level)
+        pool = self._authentication.pool
+        epsilon = pool.epsilon()
+        self.statistics.note_level(level, epsilon, pool.epsilon_max)
+        self._check_authentication(level.auth_octets, epsilon)
         if isinstance(self._session, LinkAlice):
-            self._session.pause(is_paused=level.total_octets >= self._pool_octets_max)
+            is_spent = epsilon + self.statistics.link.distillation.epsilon_secret > pool.epsilon_max
+            self._session.pause(is_paused=level.total_octets >= self._pool_octets_max or is_spent)
+            if self._light.is_due and not self._is_following:
+                self._is_following = True
+                question = msgspec.json.encode(self._light.question())
+                asyncio.run_coroutine_threadsafe(self._follow(question), self._loop)
         return self._session.tick()
+
+    def _check_authentication(self, auth_octets: int, epsilon: float) -> None:
+        """Alarms of what authenticates: key, epsilon, losses, the scheme in force."""
+        most, losses = self._authentication.pool.epsilon_max, 0
+        if isinstance(self._session, LinkAlice):
+            losses = self._session.thrift.losses
+        is_low = auth_octets < AUTH_LOW_OCTETS and self.statistics.released >= AUTH_LOW_AFTER_BLOCKS
+        for is_so, type_, severity, text in (
+            (is_low, "AuthenticationKeyLow", "major", f"{auth_octets} octets of authentication key left"),
+            (
+                losses > FREE_LOSSES,
+                "AuthenticationKeyLost",
+                "critical",
+                f"{losses} portions in a row spent in vain",
+            ),
+            (
+                epsilon > EPSILON_WARNING * most,
+                "EpsilonBudget",
+                "major",
+                f"the link's blocks add up to an epsilon of {epsilon:.3g}; epsilon_total is {most:g}",
+            ),
+            (
+                self._authentication.is_signing,
+                "AuthenticationBySignature",
+                "warning",
+                "blocks are authenticated by ML-DSA signatures: there is no authentication key yet",
+            ),
+        ):
+            if is_so:
+                self._alarms.raise_alarm(self.link, type_, severity, text)
+            else:
+                self._alarms.clear(self.link, type_)
+
+    def _adopt(self, answer: bytes, why: str) -> list[SessionEffect]:
+        self._is_following = False
+        try:
+            if why:
+                raise ValueError(why)
+            self._light.adopt(msgspec.json.decode(answer, type=Answer))
+        except (ValueError, msgspec.MsgspecError) as error:
+            # The present settings go on; the alarm says that they no longer follow.
+            self._alarms.raise_alarm(self.link, "SettingsNotFollowed", "minor", f"no new settings were found: {error}")
+            return []
+        self._alarms.clear(self.link, "SettingsNotFollowed")
+        log.info("link %s: the next blocks have %s", self.link, self._light.settings)
+        return []
 
     def _on_module(self, event: DeviceEvent) -> list[SessionEffect]:
         session = self._session
@@ -232,8 +318,10 @@ class LinkRunner:
 
     def _on_finished(self, event: device_messages.Finished) -> list[SessionEffect]:
         """The light of a block is over: look at the monitors before anything is made of it."""
-        statistics = self.statistics
-        findings = statistics.note_finished(event)
+        pulses = self._session.pulses_of(event.block)
+        if pulses is None:  # a block that died meanwhile
+            return []
+        findings = self.statistics.note_finished(event, pulses)
         if not findings:
             self._alarms.clear(self.link, "MonitorLimit")
             if isinstance(self._session, LinkBob):
@@ -270,6 +358,9 @@ class LinkRunner:
                 self._destroy(effect)
             case Report():
                 self.statistics.note_report(effect)
+                gains, qber = effect.figures.get("gains"), effect.figures.get("qber_test")
+                if isinstance(gains, list) and isinstance(qber, float):
+                    self._light.note(Seen(gain=gains[0], qber=qber))
             case Disconnect():
                 log.warning("%s", effect.why)
                 self._alarms.raise_alarm(self.link, "ProtocolError", "major", effect.why)

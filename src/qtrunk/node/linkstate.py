@@ -17,7 +17,7 @@ from qtrunk.distil.session import QUIET_CAUSES
 from qtrunk.kms.store import PoolLevel
 from qtrunk.quantum import monitors
 from qtrunk.quantum.device import Attached, Finished
-from qtrunk.stages import Role
+from qtrunk.stages import Pulses, Role
 from qtrunk.topology import Link
 
 RATE_BLOCKS = 8
@@ -54,6 +54,7 @@ class LinkStatistics:
     readings: dict[str, object] = field(default_factory=dict)
     """What the own module's monitors said of the last block."""
     _level: PoolLevel | None = None
+    _epsilon: tuple[float, float] = (0.0, 0.0)
     _recent: deque[_Block] = field(default_factory=lambda: deque(maxlen=RATE_BLOCKS))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -65,23 +66,22 @@ class LinkStatistics:
         self.is_module_up = True
         return ""
 
-    def note_finished(self, event: Finished) -> list[monitors.Finding]:
+    def note_finished(self, event: Finished, pulses: Pulses) -> list[monitors.Finding]:
         """The light of a block is over: its monitors, and what about them an honest link would not show."""
         self.real_time_factor = event.real_time_factor
-        equipment, found = self.link.equipment, []
-        pulses = round(equipment.block_s * equipment.clock_hz * equipment.clock_fraction)
+        found: list[monitors.Finding] = []
         readings = event.transmitter if self.role is Role.ALICE else event.receiver
         if event.transmitter is not None and self.role is Role.ALICE:
-            found = monitors.check_transmitter(event.transmitter, equipment.intensities)
+            found = monitors.check_transmitter(event.transmitter, pulses.intensities)
         elif event.receiver is not None and self.role is Role.BOB:
-            found = monitors.check_receiver(event.receiver, pulses)
+            found = monitors.check_receiver(event.receiver, pulses.count)
         with self._lock:
             self.readings = {} if readings is None else msgspec.to_builtins(readings)
         return found
 
-    def note_level(self, level: PoolLevel) -> None:
-        """The store's levels, as of the last tick."""
-        self._level = level
+    def note_level(self, level: PoolLevel, epsilon: float, epsilon_max: float) -> None:
+        """The store's levels, as of the last tick, and the sum of the link's epsilons."""
+        self._level, self._epsilon = level, (epsilon, epsilon_max)
 
     def note_report(self, report: Report) -> None:
         """Figures that a party made of a block."""
@@ -148,6 +148,8 @@ class LinkStatistics:
             "own_bits": 8 * level.own_octets if level else 0,
             "peer_bits": 8 * level.peer_octets if level else 0,
             "auth_bits": 8 * level.auth_octets if level else 0,
+            "epsilon": self._epsilon[0],
+            "epsilon_total": self._epsilon[1],
             "pending_bits": 8 * level.pending_octets if level else 0,
             "blocks_released": self.released,
             "blocks_destroyed": self.destroyed,

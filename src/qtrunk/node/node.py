@@ -9,15 +9,15 @@ from functools import partial
 from pathlib import Path
 
 from qtrunk.api import admin, etsi014, https
-from qtrunk.base.errors import StoreError
+from qtrunk.base.errors import ConfigError, StoreError
 from qtrunk.base.ids import LinkId, SaeId
 from qtrunk.base.secret import Secret
-from qtrunk.distil.parties import AUTH_OCTETS, BlockAlice, BlockBob, DistilParameters
-from qtrunk.distil.session import LinkAlice, LinkBob, LinkEnd
+from qtrunk.distil.authentication import AUTH_OCTETS, Signatures
 from qtrunk.kms.seal import load_or_make_kek
 from qtrunk.kms.store import KeyStore
 from qtrunk.node.advert import ADVERT_PERIOD_S, Adverts, LinkLevel
 from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.authentication import LinkAuthentication, load_signatures
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
 from qtrunk.node.config import LinkConfig, NodeConfig
 from qtrunk.node.device import Module
@@ -25,10 +25,11 @@ from qtrunk.node.kxrunner import KxRunner
 from qtrunk.node.linkend import LinkRunner
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.supply import Supply
+from qtrunk.node.wiring import make_session
 from qtrunk.node.world import SystemClock, SystemRandom
-from qtrunk.quantum import source
+from qtrunk.plan.light import Light
 from qtrunk.relay.kx import Kx
-from qtrunk.stages import Detections, Octets, Positions, Pulses, Role, Settings
+from qtrunk.stages import Role
 from qtrunk.topology import Link
 
 log = logging.getLogger(__name__)
@@ -114,10 +115,15 @@ class Node:
         role = Role.ALICE if link.alice == self.config.node_id else Role.BOB
         self._store.set_role(link.id, role)
         self._load_preshared(link.id, Path(link_config.preshared_file))
+        pool = self._store.auth_ledger(link.id, AUTH_OCTETS, link.distillation.epsilon_total)
+        authentication = LinkAuthentication(pool, self._signatures(link, link_config))
+        light = Light(link)
         runner = LinkRunner(
             link=link.id,
             role=role,
-            session=self._session(link, role),
+            session=make_session(link, role, light, self._store, authentication, self._random, self._clock),
+            authentication=authentication,
+            light=light,
             module=Module(Path(link_config.device_socket), link.id, role),
             store=self._store,
             alarms=self._alarms,
@@ -180,68 +186,13 @@ class Node:
             os.fsync(out.fileno())
         path.unlink()
 
-    def _session(self, link: Link, role: Role) -> LinkAlice | LinkBob:
-        equipment = link.equipment
-        settings = source.SourceSettings(
-            equipment.intensities, equipment.probabilities, equipment.key_basis_probability
-        )
-        parameters = DistilParameters()
-        ledger = self._store.auth_ledger(link.id, AUTH_OCTETS)
-
-        def pulses(block: int) -> Pulses:
-            return Pulses(
-                link=link.id,
-                block=block,
-                count=round(equipment.block_s * equipment.clock_hz * equipment.clock_fraction),
-                intensities=settings.intensities,
-                probabilities=settings.exact_probabilities,
-                key_basis_probability=settings.exact_key_basis_probability,
-            )
-
-        def alice_settings(seed: bytes, _pulses: Pulses, positions: Positions) -> Settings:
-            return source.settings_at(seed, positions, settings)
-
-        def bob_bases(seed: bytes, _pulses: Pulses, positions: Positions) -> Octets:
-            return source.bases_at(seed, positions, settings)
-
-        def make_alice(block: Pulses, sent: Callable[[Positions], Settings]) -> BlockAlice:
-            return BlockAlice(
-                alice=link.alice,
-                bob=link.bob,
-                pulses=block,
-                settings=sent,
-                parameters=parameters,
-                auth=ledger,
-                random=self._random,
-                now=self._clock.unix_s,
-            )
-
-        def make_bob(block: Pulses, detections: Detections) -> BlockBob:
-            return BlockBob(
-                alice=link.alice,
-                bob=link.bob,
-                pulses=block,
-                detections=detections,
-                parameters=parameters,
-                auth=ledger,
-                random=self._random,
-                now=self._clock.unix_s,
-            )
-
-        end = LinkEnd(
-            link=link.id,
-            pulses=pulses,
-            store=self._store,
-            auth=ledger,
-            random=self._random,
-            now_s=self._clock.monotonic_s,
-            light_s=equipment.block_s,
-            settings=alice_settings,
-            bases=bob_bases,
-            make_alice=make_alice,
-            make_bob=make_bob,
-        )
-        return LinkAlice(end) if role is Role.ALICE else LinkBob(end)
+    def _signatures(self, link: Link, link_config: LinkConfig) -> Signatures | None:
+        """What the policy of the link lets sign while there is no authentication key."""
+        if link.distillation.bootstrap != "ml-dsa":
+            return None
+        if self.config.signing_key is None or link_config.peer_verifying_key is None:
+            raise ConfigError([f"link {link.id}: bootstrap = ml-dsa needs signing_key and the peer's verifying key"])
+        return load_signatures(Path(self.config.signing_key), Path(link_config.peer_verifying_key))
 
     # ── housekeeping ────────────────────────────────────────────────────────────────────────────────────────────
 

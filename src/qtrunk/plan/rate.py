@@ -17,8 +17,8 @@ from scipy.optimize import minimize
 
 from qtrunk.base.errors import BlockAborted
 from qtrunk.distil import decoy
+from qtrunk.distil.authentication import AUTH_OCTETS
 from qtrunk.distil.keylength import entropy
-from qtrunk.distil.parties import AUTH_OCTETS
 from qtrunk.distil.proofs import PROOFS, Observed, Proved, prove
 from qtrunk.distil.reconcile import choose
 from qtrunk.quantum.analytic import Expected, expected
@@ -201,6 +201,13 @@ def optimised(link: PlannedLink, start: Choice | None = None) -> Planned:
         found.append(best(score, found[-1]))
     candidates = starts + [_rounded(choice) for choice in found]
     return max((planned(link, choice) for choice in candidates), key=lambda made: _score(link, made.observed))
+
+
+def improved(link: PlannedLink, start: Choice) -> Planned:
+    """What a link gives under settings near `start` that are better, or under `start`; a single, quicker search."""
+    share = expected(link.optics(start)).afterpulse_share
+    found = best(lambda choice: _score(link, link.observed(choice, _quick(link, choice, share))), start)
+    return max((planned(link, choice) for choice in (start, _rounded(found))), key=lambda made: made.net_bps)
 
 
 def best(score: Callable[[Choice], float], start: Choice) -> Choice:

@@ -550,7 +550,14 @@ class Kx:
             record = self._store.block_record(link, block)
             total = sum(float(str(record[f"epsilon_{part}"])) for part in ("secret", "correct", "authentic"))
             epsilon += total
-            blocks.append(wire.BlockUsed(block=block, epsilon=total, qber=float(str(record["qber_test"]))))
+            blocks.append(
+                wire.BlockUsed(
+                    block=block,
+                    epsilon=total,
+                    qber=float(str(record["qber_test"])),
+                    authentication=str(record["authentication"]),
+                )
+            )
         return wire.Hop(link=link, sender=self._node, blocks=blocks, epsilon=epsilon)
 
     def _onward(self, nodes: Sequence[str]) -> LinkId:

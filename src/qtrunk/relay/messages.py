@@ -41,6 +41,8 @@ class BlockUsed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     block: _Place
     epsilon: _NotNegative
     qber: _NotNegative
+    authentication: Annotated[str, msgspec.Meta(max_length=32)]
+    """What authenticated the making of the block: key of the link, or signatures that stand as long as their scheme."""
 
 
 class Hop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

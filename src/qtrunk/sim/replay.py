@@ -17,8 +17,8 @@ from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, RequestRefuse
 from qtrunk.base.ids import NodeId
 from qtrunk.base.ports import Random
 from qtrunk.base.secret import Secret
+from qtrunk.distil.authentication import AUTH_OCTETS, Authenticator, WegmanCarter
 from qtrunk.distil.parties import (
-    AUTH_OCTETS,
     BlockAlice,
     BlockBob,
     Destroy,
@@ -62,15 +62,6 @@ class BlockResult:
     why: str | None = None
 
 
-@dataclass
-class _Reservation:
-    """distil.parties.AuthReservation."""
-
-    block: int
-    offset: int
-    material: Secret
-
-
 class _Ledger:
     """One end's authentication key for one block, in memory: distil.parties.AuthLedger."""
 
@@ -78,16 +69,16 @@ class _Ledger:
         self._octets: bytes | None = octets
         self._target_octets = target_octets
 
-    def reserve(self) -> _Reservation:
-        return _Reservation(0, 0, self.take(0, 0))
+    def reserve(self, epsilon: float) -> Authenticator:
+        return self.take(0, 0, epsilon)
 
-    def take(self, block: int, offset: int) -> Secret:
+    def take(self, block: int, offset: int, _epsilon: float) -> Authenticator:
         octets, self._octets = self._octets, None
         if octets is None:
             raise KeyExhausted("one authentication key serves one block of a replay")
         if (block, offset) != (0, 0):
             raise AuthenticationFailed(f"authentication key {block}/{offset} was never reserved")
-        return Secret(octets)
+        return WegmanCarter(0, 0, Secret(octets))
 
     def level_octets(self) -> int:
         # As on a link that has run for a while: a block tops up no more than it spends.

@@ -17,8 +17,8 @@ from qtrunk.base.errors import LabError
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.secret import Secret
 from qtrunk.crypto import randomness
+from qtrunk.distil.authentication import AUTH_OCTETS, Authenticator, WegmanCarter
 from qtrunk.distil.parties import (
-    AUTH_OCTETS,
     BlockAlice,
     BlockBob,
     Destroy,
@@ -41,24 +41,17 @@ BLOCKS, UNDER_WAY = 12, 3
 _HEADER = struct.Struct("<QI")
 
 
-@dataclass
-class _Reservation:
-    block: int
-    offset: int
-    material: Secret
-
-
 class _Ledger:
     """Authentication key of one block, made up: distil.parties.AuthLedger."""
 
     def __init__(self, octets: bytes) -> None:
         self._octets = octets
 
-    def reserve(self) -> _Reservation:
-        return _Reservation(0, 0, Secret(self._octets))
+    def reserve(self, _epsilon: float) -> Authenticator:
+        return WegmanCarter(0, 0, Secret(self._octets))
 
-    def take(self, _block: int, _offset: int) -> Secret:
-        return Secret(self._octets)
+    def take(self, _block: int, _offset: int, _epsilon: float) -> Authenticator:
+        return WegmanCarter(0, 0, Secret(self._octets))
 
     def level_octets(self) -> int:
         return DistilParameters().auth_target_octets
