@@ -27,6 +27,7 @@ class Ledger:
         self.material = material
         self.used = 0
         self.epsilon = 0.0
+        self.epsilon_max = 1.0
 
     def reserve(self, epsilon: float) -> WegmanCarter:
         if self.used + AUTH_OCTETS > len(self.material):
@@ -40,6 +41,9 @@ class Ledger:
         self.used = offset + AUTH_OCTETS
         self.epsilon += epsilon
         return WegmanCarter(block, offset, Secret(self.material[offset : self.used]))
+
+    def allows(self, epsilon: float) -> bool:
+        return self.epsilon + epsilon <= self.epsilon_max
 
     def level_octets(self) -> int:
         return len(self.material) - self.used

@@ -81,6 +81,7 @@ class World:
             pulses=self.pulses,
             store=self.stores[name],
             auth=self.ledgers[name],
+            block_epsilon=1e-10,
             random=dice,
             now_s=lambda: self.now_s,
             refusal=lambda pulses: "" if pulses == self.pulses(pulses.block) else "another light",
@@ -446,3 +447,16 @@ def test_key_spent_in_vain_makes_alice_wait_longer_and_longer(world):
     world.shine(min(world.armed))
     world.agree()
     assert world.sessions["alice"].thrift.losses == 0
+
+
+def test_no_light_is_announced_that_the_epsilon_budget_could_not_pay(world):
+    world.ledgers["alice"].epsilon_max = 4.2e-10
+    for block in range(1, 5):
+        assert world.armed.get(block) == {"alice", "bob"}
+        world.shine(block)
+        world.do("alice", world.sessions["alice"].tick())
+        world.settle()
+    world.agree()
+    assert sorted(world.stores["alice"].released) == [1, 2, 3, 4]
+    assert set(world.armed) == {1, 2, 3, 4}
+    assert not world.stores["alice"].destroyed

@@ -61,6 +61,8 @@ def test_the_receipts_of_both_ends_name_every_hop(row):
         assert [hop["link"] for hop in receipt["hops"]] == ["a-b", "b-c", "c-d", "d-e"]
         assert receipt["routes"] == [list("abcde")]
         assert receipt["epsilon"] == pytest.approx(4e-10)
+        blocks = [block for hop in receipt["hops"] for block in hop["blocks"]]
+        assert {block["authentication"] for block in blocks} == {"wegman-carter"}
 
 
 def test_an_empty_link_is_named_and_nothing_stays_stored(row):

@@ -127,6 +127,9 @@ class AuthLedger(Protocol):
     def take(self, block: int, offset: int, epsilon: float) -> Authenticator:
         """What the peer reserved; AuthenticationFailed for any that was reserved or taken before."""
 
+    def allows(self, epsilon: float) -> bool:
+        """Whether so much more epsilon would still be within what the operator allows."""
+
     def level_octets(self) -> int:
         """What is left."""
 

@@ -120,6 +120,8 @@ class LinkEnd:
     """Bob: why light that Alice announces must not be taken; empty where it may."""
     store: BlockStore
     auth: AuthLedger
+    block_epsilon: float
+    """What a block adds to the link's epsilons, nearly."""
     random: Random
     now_s: Callable[[], float]
     """Seconds of a clock that never goes back, for time-outs."""
@@ -373,6 +375,9 @@ class LinkAlice(_Session):
         if not (self.is_ready and self._settled) or self._is_paused or self._next_block is None:
             return []
         if self._end.now_s() < self.thrift.not_before_s:
+            return []
+        # Light that could not become key any more need not be sent: all that is under way, and one more.
+        if not self._end.auth.allows((len(self._seeds) + 1) * self._end.block_epsilon):
             return []
         in_distillation = len(self._seeds) - len(self._dark)
         if len(self._dark) >= 2 or in_distillation >= BLOCKS_IN_DISTILLATION_MAX:

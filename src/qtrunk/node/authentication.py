@@ -56,6 +56,10 @@ class LinkAuthentication:
         self.is_signing = True
         return self._signatures
 
+    def allows(self, epsilon: float) -> bool:
+        """See distil.parties.AuthLedger."""
+        return self.pool.epsilon() + epsilon <= self.pool.epsilon_max
+
     def level_octets(self) -> int:
         """See distil.parties.AuthLedger."""
         return self.pool.level_octets()

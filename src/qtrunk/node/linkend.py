@@ -224,8 +224,7 @@ class LinkRunner:
         self.statistics.note_level(level, epsilon, pool.epsilon_max)
         self._check_authentication(level.auth_octets, epsilon)
         if isinstance(self._session, LinkAlice):
-            is_spent = epsilon + self.statistics.link.distillation.epsilon_secret > pool.epsilon_max
-            self._session.pause(is_paused=level.total_octets >= self._pool_octets_max or is_spent)
+            self._session.pause(is_paused=level.total_octets >= self._pool_octets_max)
             if self._light.is_due and not self._is_following:
                 self._is_following = True
                 question = msgspec.json.encode(self._light.question())

@@ -30,6 +30,7 @@ CLOCK_TOLERANCE = 1e-3
 @dataclass(slots=True)
 class _Block:
     at_s: float
+    light_s: float
     sifted_bits: int
     secret_bits: int
 
@@ -41,7 +42,6 @@ class LinkStatistics:
     link: Link
     role: Role
     clock: Clock
-    block_s: float
     is_connected: bool = False
     is_module_up: bool = False
     real_time_factor: float = 0.0
@@ -53,6 +53,8 @@ class LinkStatistics:
     """Why the last block was destroyed; empty after a good one."""
     readings: dict[str, object] = field(default_factory=dict)
     """What the own module's monitors said of the last block."""
+    _light_s: float = 0.0
+    """How long the light of the last block took."""
     _level: PoolLevel | None = None
     _epsilon: tuple[float, float] = (0.0, 0.0)
     _recent: deque[_Block] = field(default_factory=lambda: deque(maxlen=RATE_BLOCKS))
@@ -69,6 +71,8 @@ class LinkStatistics:
     def note_finished(self, event: Finished, pulses: Pulses) -> list[monitors.Finding]:
         """The light of a block is over: its monitors, and what about them an honest link would not show."""
         self.real_time_factor = event.real_time_factor
+        equipment = self.link.equipment
+        self._light_s = pulses.count / (equipment.clock_hz * equipment.clock_fraction)
         found: list[monitors.Finding] = []
         readings = event.transmitter if self.role is Role.ALICE else event.receiver
         if event.transmitter is not None and self.role is Role.ALICE:
@@ -104,15 +108,16 @@ class LinkStatistics:
                 self._append(0, 0)
 
     def _append(self, sifted_bits: int, secret_bits: int) -> None:
-        self._recent.append(_Block(self.clock.monotonic_s(), sifted_bits, secret_bits))
+        self._recent.append(_Block(self.clock.monotonic_s(), self._light_s, sifted_bits, secret_bits))
 
     def rates_bps(self) -> tuple[float, float]:
         """Sifted and secret key rate, bit/s, over the last blocks (0 when none came for a while)."""
         with self._lock:
             blocks = list(self._recent)
-        if not blocks or self.clock.monotonic_s() - blocks[-1].at_s > max(STALLED_S, 4 * self.block_s):
+        if not blocks or self.clock.monotonic_s() - blocks[-1].at_s > max(STALLED_S, 4 * blocks[-1].light_s):
             return 0.0, 0.0
-        span_s = max(self.block_s * len(blocks), blocks[-1].at_s - blocks[0].at_s + self.block_s)
+        light_s = sum(block.light_s for block in blocks)
+        span_s = max(light_s, blocks[-1].at_s - blocks[0].at_s + blocks[0].light_s)
         return (
             sum(block.sifted_bits for block in blocks) / span_s,
             sum(block.secret_bits for block in blocks) / span_s,

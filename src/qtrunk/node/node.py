@@ -129,7 +129,7 @@ class Node:
             alarms=self._alarms,
             clock=self._clock,
             pool_octets_max=self.config.pool_octets_max,
-            statistics=LinkStatistics(link, role, self._clock, link.equipment.block_s),
+            statistics=LinkStatistics(link, role, self._clock),
         )
         self._links.append(runner)
         self.tasks += runner.start()

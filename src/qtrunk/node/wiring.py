@@ -58,6 +58,7 @@ def make_session(
         refusal=lambda pulses: refusal(link, pulses),
         store=store,
         auth=auth,
+        block_epsilon=wish.epsilon_secret,
         random=random,
         now_s=clock.monotonic_s,
         light_s=lambda pulses: pulses.count / (equipment.clock_hz * equipment.clock_fraction),
