@@ -276,7 +276,7 @@ def _parties(detections, settings, pulses):
         "now": lambda: 0.0,
     }
     ledgers = [_Ledger(secret, parameters.auth_target_octets) for _ in range(2)]
-    return BlockAlice(settings=settings, auth=ledgers[0], **common), BlockBob(
+    return BlockAlice(settings=settings, light_s=4.0, auth=ledgers[0], **common), BlockBob(
         detections=detections, auth=ledgers[1], **common
     )
 

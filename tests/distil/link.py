@@ -116,6 +116,7 @@ class Pair:
         self.ledgers = {"alice": Ledger(self.secret), "bob": Ledger(self.secret)}
         self.alice = BlockAlice(
             settings=lambda _: self.seen.settings,
+            light_s=4.0,
             auth=self.ledgers["alice"],
             random=Dice(self.seed),
             **common,

@@ -89,7 +89,7 @@ class World:
             settings=lambda _seed, pulses, _positions: light_of(pulses.block).settings,
             bases=lambda _seed, pulses, _positions: light_of(pulses.block).detections.basis,
             make_alice=lambda pulses, settings: BlockAlice(
-                pulses=pulses, settings=settings, auth=self.ledgers[name], random=dice, **common
+                pulses=pulses, settings=settings, light_s=4.0, auth=self.ledgers[name], random=dice, **common
             ),
             make_bob=lambda pulses, detections: BlockBob(
                 pulses=pulses, detections=detections, auth=self.ledgers[name], random=dice, **common

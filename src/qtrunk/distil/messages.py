@@ -22,12 +22,15 @@ class Detected(Message, frozen=True, tag="detected"):
 
 
 class Sifted(Message, frozen=True, tag="sifted"):
-    """Alice: which clicks match, their intensities (two bit planes), test errors, code and syndromes of her key."""
+    """Alice: which clicks match, their intensities (two bit planes), test errors, how to reconcile, code and syndromes
+    of her key.
+    """
 
     matches: bytes
     intensity_low: bytes
     intensity_high: bytes
     test_errors: bytes
+    method: str
     code: str
     syndromes: bytes
 

@@ -59,6 +59,10 @@ KEY_OCTETS_STEP = 16
 CAUSES = frozenset(
     {"qber", "no-key", "verification", "authentication", "protocol", "leak-budget", "auth-key", "epsilon"}
 )
+LDPC, FAST = METHODS = ("ldpc", "fast")
+"""Ways of reconciliation: lean plans of distil.reconcile, fast ones."""
+FAST_FROM_BPS = 10e6
+"""Sifted bits per second of light from which speed is worth more than the last per cent of key."""
 ACCEPT, CONFIRM, RELEASED = range(SLOTS)
 """Tags of a block."""
 SHORT_OCTETS = 256
@@ -142,6 +146,8 @@ class DistilParameters:
     proof: str = "variable"
     """A name of distil.proofs.LIVE."""
     bounds: str = "exact"
+    reconciliation: str = "auto"
+    """A name of METHODS, or `auto`: Alice's end chooses for each block."""
     qber_abort: float = 0.11
     """Test-basis error rate above which a block is destroyed whatever the formula says."""
     qber_suspect: float = 0.04
@@ -153,6 +159,8 @@ class DistilParameters:
         check_live(self.proof)
         if self.bounds not in BOUNDS:
             raise ValueError(f"bounds {self.bounds!r}: {' or '.join(BOUNDS)}")
+        if self.reconciliation not in ("auto", *METHODS):
+            raise ValueError(f"reconciliation {self.reconciliation!r}: auto, {', '.join(METHODS)}")
 
 
 class _Party(ABC):
@@ -291,9 +299,11 @@ class BlockAlice(_Party):
 
     role = Role.ALICE
 
-    def __init__(self, *, settings: Callable[[Positions], Settings], **common: object) -> None:
+    def __init__(self, *, settings: Callable[[Positions], Settings], light_s: float, **common: object) -> None:
+        """`light_s`: how long the light of the block took."""
         super().__init__(**common)  # type: ignore[arg-type]
         self._settings = settings
+        self._light_s = light_s
         self._seen: Observations | None = None
         self._plan: Plan | None = None
         self._rounds: tuple[Frames, ...] = ()
@@ -335,7 +345,8 @@ class BlockAlice(_Party):
         matches = in_key | in_test
         report = self._report_counts(seen, message.count)
         try:
-            plan = self._plan_for(seen)
+            method = self._method_for(seen)
+            plan = self._plan_for(seen, method)
         except BlockAborted as error:
             return [report, *self._give_up(error.cause, str(error))]
         self._plan = plan
@@ -345,12 +356,18 @@ class BlockAlice(_Party):
             intensity_low=wire.pack(intensity & np.uint8(1)),
             intensity_high=wire.pack(intensity >> np.uint8(1)),
             test_errors=wire.pack(test_error),
+            method=method,
             code=plan.entry.name,
             syndromes=plan.syndromes(self._bits),
         )
         return [report, self._say(sifted)]
 
-    def _plan_for(self, seen: Observations) -> Plan:
+    def _method_for(self, seen: Observations) -> str:
+        if self._parameters.reconciliation != "auto":
+            return self._parameters.reconciliation
+        return FAST if seen.key_total > FAST_FROM_BPS * self._light_s else LDPC
+
+    def _plan_for(self, seen: Observations, method: str) -> Plan:
         """The code, or BlockAborted where no key can come of this block: nothing is said about it then."""
         qber = seen.test_qber
         if qber > self._parameters.qber_abort and sum(seen.test_counts) > 0:
@@ -358,7 +375,7 @@ class BlockAlice(_Party):
         errors, tested = sum(seen.test_errors), sum(seen.test_counts)
         if tested == 0 or seen.key_total == 0:
             raise BlockAborted("no-key", "no clicks in the key or the test basis: is there light on the fibre?")
-        plan = choose(errors, tested, seen.key_total)
+        plan = choose(errors, tested, seen.key_total, is_fast=method == FAST)
         if self._length(seen, plan.leak_bits((), ()) + VERIFY_BITS).length_bits < 8 * 2 * AUTH_OCTETS:
             cause = "qber" if qber > self._parameters.qber_suspect else "no-key"
             raise BlockAborted(cause, f"no secret key from {seen.key_total} sifted bits at QBER {qber:.2%}")
@@ -492,7 +509,9 @@ class BlockBob(_Party):
         report = self._report_counts(seen, len(clicks.positions))
         if sum(seen.test_counts) == 0 or seen.key_total == 0:
             raise BlockAborted("no-key", "no clicks in the key or the test basis")
-        plan = choose(sum(seen.test_errors), sum(seen.test_counts), seen.key_total)
+        if message.method not in METHODS or self._parameters.reconciliation not in ("auto", message.method):
+            raise WireError(f"method {message.method[:40]!r} of reconciliation is not one that this end's policy has")
+        plan = choose(sum(seen.test_errors), sum(seen.test_counts), seen.key_total, is_fast=message.method == FAST)
         if message.code != plan.entry.name:
             raise WireError(f"code {message.code[:40]!r} is not the one that the test errors call for")
         self._own = select(select(clicks.bit, matches), is_key)

@@ -17,10 +17,15 @@ def make_session(
 ) -> LinkAlice | LinkBob:
     """One end's session; `light` is that of Alice's blocks."""
     wish, equipment = link.distillation, link.equipment
-    parameters = DistilParameters(budget=EpsilonBudget(secret=wish.epsilon_secret), bounds=wish.bounds)
+    parameters = DistilParameters(
+        budget=EpsilonBudget(secret=wish.epsilon_secret), bounds=wish.bounds, reconciliation=wish.reconciliation
+    )
 
     def settings_of(pulses: Pulses) -> source.SourceSettings:
         return source.SourceSettings(pulses.intensities, pulses.probabilities, pulses.key_basis_probability)
+
+    def light_s(pulses: Pulses) -> float:
+        return pulses.count / (equipment.clock_hz * equipment.clock_fraction)
 
     def alice_settings(seed: bytes, pulses: Pulses, positions: Positions) -> Settings:
         return source.settings_at(seed, positions, settings_of(pulses))
@@ -34,6 +39,7 @@ def make_session(
             bob=link.bob,
             pulses=pulses,
             settings=sent,
+            light_s=light_s(pulses),
             parameters=parameters,
             auth=auth,
             random=random,
@@ -61,7 +67,7 @@ def make_session(
         block_epsilon=wish.epsilon_secret,
         random=random,
         now_s=clock.monotonic_s,
-        light_s=lambda pulses: pulses.count / (equipment.clock_hz * equipment.clock_fraction),
+        light_s=light_s,
         settings=alice_settings,
         bases=bob_bases,
         make_alice=make_alice,

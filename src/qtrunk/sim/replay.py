@@ -135,7 +135,8 @@ def distil_block(
         "now": lambda: transmitter.header.made_unix_s,
     }
     ledgers = [_Ledger(secret, parameters.auth_target_octets) for _ in range(2)]
-    alice = BlockAlice(settings=transmitter.settings(number), auth=ledgers[0], **common)
+    light_s = pulses.count / transmitter.header.clock_hz
+    alice = BlockAlice(settings=transmitter.settings(number), light_s=light_s, auth=ledgers[0], **common)
     bob = BlockBob(detections=received.detections, auth=ledgers[1], **common)
     return _result(received, *_converse(alice, bob))
 
