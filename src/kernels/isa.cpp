@@ -17,6 +17,10 @@ namespace {
 #include "clicks.inc"
 #include "gaps.inc"
 #include "gf2.inc"
+#if defined(__GFNI__)
+#include "afft.inc"
+#endif
+#include "toeplitz.inc"
 #include "lanes.inc"
 #include "ldpc.inc"
 #include "sift.inc"
@@ -30,7 +34,7 @@ namespace {
 const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
     static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_link, sample_plain, stream_words,
                                decode_settings, decode_bases, select_masked, tally,
-                               ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash,
+                               ldpc_syndrome,           ldpc_decode,       toeplitz, poly_hash,
                                encode_gaps, decode_gaps};
     return &table;
 }

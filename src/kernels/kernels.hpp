@@ -44,6 +44,16 @@ struct QcCode {
     const int32_t* shift;      // [edges]
 };
 
+// Polynomials, bit i of word w the coefficient of x^(64 w + i). Bits behind the last ones are zero.
+struct ToeplitzParts {
+    const uint64_t* seed;  // input_bits + output bits - 1
+    size_t seed_words;
+    const uint64_t* input;
+    size_t input_words, input_bits;
+    uint64_t* output;  // bits behind the last one: anything
+    size_t output_words;
+};
+
 struct Kernels {
     const char* name;
     LinkResult (*sample_link)(uint64_t* rng, uint64_t start, uint64_t count, const LinkParameters& p, int64_t* memory,
@@ -59,7 +69,7 @@ struct Kernels {
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, size_t frames, uint8_t* syndromes);
     void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames, int iterations_max,
                         uint8_t* errors, int32_t* iterations);
-    void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
+    void (*toeplitz)(const ToeplitzParts& parts);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
     size_t (*encode_gaps)(const uint64_t* positions, size_t count, uint64_t limit, uint8_t* out);  // 0: refused
     bool (*decode_gaps)(const uint8_t* octets, size_t size, size_t count, uint64_t limit, uint64_t* positions);
@@ -71,8 +81,5 @@ const Kernels* avx512_kernels();  // nullptr where not compiled in
 
 // Width of the words in which gaps are written (gaps.inc).
 inline size_t gap_octets(size_t count, uint64_t limit) { return limit / 64 < count ? 1 : limit / 16384 < count ? 2 : 4; }
-
-size_t middle_size(size_t words);           // the next size at or above that middle_product can take
-size_t middle_scratch_words(size_t words);
 
 }  // namespace qtrunk

@@ -299,19 +299,27 @@ def test_toeplitz_equals_the_direct_sum(n, data):
     kernels.force_path(None)
 
 
-@pytest.mark.parametrize(("n", "length"), [(32768, 9000), (33001, 33001), (40001, 1), (70_000, 20_011)])
+# Around the sizes where the additive transform takes over, where it needs one block more, and where products wrap around.
+TOEPLITZ_SIZES = [
+    *[(32768, 9000), (33001, 33001), (40001, 1), (70_000, 20_011), (65_536, 8_192), (65_473, 8_129), (65_472, 8_192)],
+    *[(200_001, 200_001), (420_000, 130_000), (1_048_576, 314_573), (1_300_000, 400_001), (2_097_153, 700_000)],
+]
+
+
+@pytest.mark.parametrize(("n", "length"), TOEPLITZ_SIZES)
 def test_toeplitz_equals_a_convolution_at_sizes_that_recurse(path, n, length):
     dice = np.random.default_rng(n)
     x, seed = dice.integers(0, 2, n), dice.integers(0, 2, n + length - 1)
-    # Sums stay below 2^17, so rounding a double-precision FFT convolution is exact.
+    # Sums stay below 2^22, so rounding a double-precision FFT convolution is exact.
     sums = np.rint(signal.fftconvolve(seed.astype(float), x.astype(float)))[n - 1 : n - 1 + length]
     want = np.packbits((sums.astype(np.int64) & 1).astype(np.uint8))
     packed = [np.packbits(part.astype(np.uint8)) for part in (x, seed)]
     np.testing.assert_array_equal(kernels.toeplitz_hash(packed[0], n, packed[1], length), want)
 
 
-@given(st.binary(min_size=16, max_size=16), st.binary(max_size=400))
-def test_the_polynomial_hash_equals_its_twin(key, data):
+@given(st.binary(min_size=16, max_size=16), st.integers(0, 2200), st.integers(0, 2**32))
+def test_the_polynomial_hash_equals_its_twin(key, length, seed):
+    data = np.random.default_rng(seed).bytes(length)
     want = twins.poly_hash(key, data)
     for name in kernels.cpu_paths():
         kernels.force_path(name)
