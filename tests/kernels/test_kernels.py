@@ -299,7 +299,7 @@ def test_toeplitz_equals_the_direct_sum(n, data):
     kernels.force_path(None)
 
 
-# Around the sizes where the additive transform takes over, where it needs one block more, and where products wrap around.
+# Around the sizes where the additive transform takes over, needs one block more, lets products wrap around.
 TOEPLITZ_SIZES = [
     *[(32768, 9000), (33001, 33001), (40001, 1), (70_000, 20_011), (65_536, 8_192), (65_473, 8_129), (65_472, 8_192)],
     *[(200_001, 200_001), (420_000, 130_000), (1_048_576, 314_573), (1_300_000, 400_001), (2_097_153, 700_000)],
