@@ -13,7 +13,7 @@ from qtrunk.cli.main import cli
 from qtrunk.distil.parties import AUTH_OCTETS
 from qtrunk.quantum.source import decode_bases, decode_settings, words
 from qtrunk.sim.recording import Header, ReceiverWriter, TransmitterWriter, read_receiver, read_transmitter
-from qtrunk.sim.replay import BlockResult, _Ledger, distil
+from qtrunk.sim.replay import BlockResult, ReplayLedger, distil
 from qtrunk.stages import Settings
 
 pytest.importorskip("pyarrow")
@@ -114,12 +114,12 @@ def test_noted_settings_and_seeds_give_the_same_key(run):
 
 
 def test_authentication_key_of_a_replay_is_spent_once_too():
-    ledger = _Ledger(bytes(AUTH_OCTETS), 1000)
+    ledger = ReplayLedger(bytes(AUTH_OCTETS), 1000)
     assert ledger.reserve(0.0).reference == (0, 0)
     with pytest.raises(KeyExhausted):
         ledger.take(0, 0, 0.0)
     with pytest.raises(AuthenticationFailed):
-        _Ledger(bytes(AUTH_OCTETS), 1000).take(0, AUTH_OCTETS, 0.0)
+        ReplayLedger(bytes(AUTH_OCTETS), 1000).take(0, AUTH_OCTETS, 0.0)
 
 
 def test_what_comes_out_has_no_field_for_key():

@@ -50,6 +50,7 @@ def _loss_db(equipment: Equipment, km: float, loss_db: float | None) -> float:
 )
 @click.option("--seconds", type=click.FloatRange(0, 1e7, min_open=True), default=4.0, help="Of the link's own time.")
 @click.option("--seed", type=click.IntRange(0), help="Makes the run repeatable [default: drawn, and printed].")
+@click.option("--block-s", type=click.FloatRange(0.1, 1e5), help="Seconds of light in a block [default: 4].")
 @click.option("--clock-hz", type=click.FloatRange(1e6, 1e10))
 @click.option("--detector-efficiency", type=click.FloatRange(0.001, 1))
 @click.option("--dark-count-probability", type=click.FloatRange(0, 0.01))

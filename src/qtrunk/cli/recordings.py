@@ -15,8 +15,10 @@ from qtrunk.base.errors import RequestRefused
 from qtrunk.cli import options, show
 from qtrunk.kernels import F64
 from qtrunk.node.world import SystemRandom
+from qtrunk.plan.bench.ends import Outcome, resident_octets
 from qtrunk.quantum.source import SourceSettings, decode_bases, words
 from qtrunk.sim import recording, replay, timetags
+from qtrunk.sim.apart import distil_apart
 from qtrunk.stages import KEY_BASIS, Octets, Positions
 
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -64,9 +66,13 @@ def bases_of_rows(path: Path) -> Callable[[Positions], Octets]:
 @click.command("replay")
 @click.argument("transmitter", type=FILE)
 @click.argument("receiver", type=FILE)
+@click.option("--two-processes", "is_apart", is_flag=True, help="Distil as two nodes do, and show how fast.")
 @options.format_option
-def replay_(transmitter: Path, receiver: Path, format_: str) -> None:
+def replay_(transmitter: Path, receiver: Path, is_apart: bool, format_: str) -> None:
     """Distil a recording, given both ends' files, and show what key each block would have made. No key is kept."""
+    if is_apart:
+        _replay_apart(transmitter, receiver, format_)
+        return
     sent = recording.read_transmitter(transmitter)
     received = replay.matched(sent, recording.read_receiver(receiver))
     random = SystemRandom()
@@ -87,6 +93,53 @@ def replay_(transmitter: Path, receiver: Path, format_: str) -> None:
     show.console().print(show.plain_table(received.header.link, columns, [_row(result) for result in results]))
     rate = show.quantity(secret_bits / light_s if light_s else 0, "bit/s")
     click.echo(f"{show.quantity(secret_bits, 'bit')} secret in {light_s:.3g} s of light: {rate}")
+
+
+def _replay_apart(transmitter: Path, receiver: Path, format_: str) -> None:
+    """Two processes and a connection; totals, the pace, and how much memory this end had block after block."""
+    began_s, resident = time.perf_counter(), []
+    outcomes: list[Outcome] = []
+    for outcome in distil_apart(transmitter, receiver):
+        outcomes.append(outcome)
+        resident.append(resident_octets())
+    took_s = time.perf_counter() - began_s
+    header = recording.read_receiver(receiver).header
+    sent = recording.read_transmitter(transmitter)
+    light_s = sum(sent.pulses(outcome.block).count for outcome in outcomes) / header.clock_hz
+    clicks = sum(int(str(outcome.figures.get("detections", 0))) for outcome in outcomes)
+    sifted_bits, secret_bits = (
+        sum(getattr(outcome, name) for outcome in outcomes) for name in ("sifted_bits", "secret_bits")
+    )
+    destroyed = [outcome for outcome in outcomes if outcome.cause is not None]
+    half = len(resident) // 2
+    figures = {
+        "link": header.link,
+        "light_s": light_s,
+        "took_s": took_s,
+        "blocks": len(outcomes),
+        "destroyed": {outcome.block: f"{outcome.cause}: {outcome.why}" for outcome in destroyed},
+        "clicks": clicks,
+        "sifted_bits": sifted_bits,
+        "secret_bits": secret_bits,
+        # Flat memory: the second half of the blocks needs no more than the first.
+        "resident_octets_first_half": max(resident[:half], default=0),
+        "resident_octets_second_half": max(resident[half:], default=0),
+    }
+    if format_ == "json":
+        options.print_json(figures)
+        return
+    click.echo(
+        f"{len(outcomes)} blocks, {len(destroyed)} destroyed: {show.quantity(light_s, 's')} of light in "
+        f"{show.quantity(took_s, 's')}, {show.quantity(sifted_bits / took_s, 'bit/s')} of sifted key"
+    )
+    click.echo(
+        f"{show.quantity(sifted_bits, 'bit')} sifted, {show.quantity(secret_bits, 'bit')} secret: "
+        f"{show.quantity(secret_bits / light_s if light_s else 0, 'bit/s')}"
+    )
+    memory = [show.quantity(figures[f"resident_octets_{part}_half"], "octets") for part in ("first", "second")]
+    click.echo(f"memory of this end: at most {memory[0]} in the first half of the blocks, {memory[1]} in the second")
+    for outcome in destroyed:
+        click.echo(f"block {outcome.block}: {outcome.cause}: {outcome.why}")
 
 
 def _row(result: replay.BlockResult) -> tuple[str, ...]:

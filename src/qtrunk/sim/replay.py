@@ -62,7 +62,7 @@ class BlockResult:
     why: str | None = None
 
 
-class _Ledger:
+class ReplayLedger:
     """One end's authentication key for one block, in memory: distil.parties.AuthLedger."""
 
     def __init__(self, octets: bytes, target_octets: int) -> None:
@@ -70,9 +70,11 @@ class _Ledger:
         self._target_octets = target_octets
 
     def reserve(self, epsilon: float) -> Authenticator:
+        """See distil.parties.AuthLedger."""
         return self.take(0, 0, epsilon)
 
     def take(self, block: int, offset: int, _epsilon: float) -> Authenticator:
+        """See distil.parties.AuthLedger."""
         octets, self._octets = self._octets, None
         if octets is None:
             raise KeyExhausted("one authentication key serves one block of a replay")
@@ -81,9 +83,11 @@ class _Ledger:
         return WegmanCarter(0, 0, Secret(octets))
 
     def allows(self, _epsilon: float) -> bool:
+        """See distil.parties.AuthLedger."""
         return True
 
     def level_octets(self) -> int:
+        """See distil.parties.AuthLedger."""
         # As on a link that has run for a while: a block tops up no more than it spends.
         return self._target_octets
 
@@ -134,7 +138,7 @@ def distil_block(
         "random": random,
         "now": lambda: transmitter.header.made_unix_s,
     }
-    ledgers = [_Ledger(secret, parameters.auth_target_octets) for _ in range(2)]
+    ledgers = [ReplayLedger(secret, parameters.auth_target_octets) for _ in range(2)]
     light_s = pulses.count / transmitter.header.clock_hz
     alice = BlockAlice(settings=transmitter.settings(number), light_s=light_s, auth=ledgers[0], **common)
     bob = BlockBob(detections=received.detections, auth=ledgers[1], **common)

@@ -4,31 +4,17 @@ Both ends get the same simulated light beforehand, as their modules would have g
 octets only. Several blocks are under way at once, as on a link that is always lit.
 """
 
-import contextlib
-import multiprocessing
-import queue
-import socket
-import struct
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 
 from qtrunk.base.errors import LabError
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.secret import Secret
 from qtrunk.crypto import randomness
 from qtrunk.distil.authentication import AUTH_OCTETS, Authenticator, WegmanCarter
-from qtrunk.distil.parties import (
-    BlockAlice,
-    BlockBob,
-    Destroy,
-    DistilParameters,
-    Effect,
-    Hold,
-    Release,
-    Send,
-)
+from qtrunk.distil.parties import BlockAlice, BlockBob, DistilParameters
+from qtrunk.plan.bench import ends
 from qtrunk.plan.bench.figures import Figure, median
 from qtrunk.quantum.channel import Channel
 from qtrunk.quantum.optics import of_equipment
@@ -39,8 +25,6 @@ from qtrunk.topology import Equipment
 
 LIGHT_S, LOSS_DB, KEY_BASIS = 8.0, 6.3, 0.95
 BLOCKS, UNDER_WAY = 12, 4
-THREADS = 2
-_HEADER = struct.Struct("<QI")
 
 
 class _Ledger:
@@ -92,114 +76,28 @@ def _make(work: _Work, block: int) -> BlockAlice | BlockBob:
     return BlockBob(detections=Detections(positions=work.positions, basis=basis, bit=work.bits), auth=ledger, **common)
 
 
-class _End:
-    """One process's blocks over one connection. Each block's machine has at most one thread at a time, as in a node."""
+class _Alice:
+    """Makes Alice's machines, in a process of her own."""
 
-    def __init__(self, work: _Work, connection: socket.socket) -> None:
+    def __init__(self, work: _Work) -> None:
         self._work = work
-        self._connection = connection
-        self._machines: dict[int, BlockAlice | BlockBob] = {}
-        self._threads = ThreadPoolExecutor(THREADS)
-        self._ended: queue.SimpleQueue[int | BaseException] = queue.SimpleQueue()
-        self.sifted_bits = 0
-        # Both ends speak at once, and neither may wait for the other to listen.
-        self._outbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-        for work_of in (self._send, self._hear):
-            threading.Thread(target=work_of, daemon=True).start()
 
-    def begin(self, block: int) -> None:
-        """A block's light is over: Bob speaks."""
-        self._threads.submit(self._begin, block)
-
-    def wait(self) -> int:
-        """The next block that is released; the error of what went wrong."""
-        ended = self._ended.get(timeout=60.0)
-        if isinstance(ended, BaseException):
-            raise ended
-        return ended
-
-    def _begin(self, block: int) -> None:
-        try:
-            machine = self._machines[block] = _make(self._work, block)
-            if isinstance(machine, BlockBob):
-                self._do(block, machine.start())
-        except BaseException as error:  # noqa: BLE001 (raised where somebody waits)
-            self._ended.put(error)
-
-    def _hear(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                block, length = _HEADER.unpack(self._read(_HEADER.size))
-                self._threads.submit(self._receive, block, bytes(self._read(length)))
-
-    def _receive(self, block: int, octets: bytes) -> None:
-        if block not in self._machines:
-            self._begin(block)
-        try:
-            self._do(block, self._machines[block].receive(octets))
-        except BaseException as error:  # noqa: BLE001 (raised where somebody waits)
-            self._ended.put(error)
-
-    def _do(self, block: int, effects: list[Effect]) -> None:
-        for effect in effects:
-            if isinstance(effect, Send):
-                self._outbox.put(_HEADER.pack(block, len(effect.octets)))
-                self._outbox.put(effect.octets)
-            elif isinstance(effect, Hold):
-                self.sifted_bits += effect.key.sifted_bits
-                effect.key.material.wipe()
-            elif isinstance(effect, Release):
-                del self._machines[block]
-                self._ended.put(block)
-            elif isinstance(effect, Destroy):
-                self._ended.put(LabError(f"block {block} was destroyed: {effect.why}"))
-
-    def _send(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                self._connection.sendall(self._outbox.get())
-
-    def _read(self, count: int) -> bytearray:
-        octets = bytearray(count)
-        view, at = memoryview(octets), 0
-        while at < count:
-            got = self._connection.recv_into(view[at:])
-            if not got:
-                raise ConnectionError("the other end is gone")
-            at += got
-        return octets
+    def __call__(self) -> ends.Make:
+        return partial(_make, self._work)
 
 
-def _alice(work: _Work, port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        end = _End(work, connection)
-        for _ in range(BLOCKS):
-            end.wait()
-
-
-def _distil(alice: _Work, bob: _Work) -> tuple[float, float]:
+def _distil(alice: _Work, bob: _Work) -> tuple[int, float]:
     """(sifted bits, wall seconds) of all blocks, with Alice in a process of her own and Bob in this one."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        peer = multiprocessing.get_context("spawn").Process(target=_alice, args=(alice, port), daemon=True)
-        peer.start()
-        server.settimeout(60.0)
-        connection, _ = server.accept()
-        connection.settimeout(60.0)
-    with connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        end = _End(bob, connection)
-        began_s = time.perf_counter()
-        for block in range(UNDER_WAY):
-            end.begin(block)
-        for begun in range(UNDER_WAY, BLOCKS + UNDER_WAY):
-            end.wait()
-            if begun < BLOCKS:
-                end.begin(begun)
-        took_s = time.perf_counter() - began_s
-        peer.join(30)  # the last words are still on their way
-    return end.sifted_bits, took_s
+    bits, began_s = 0, 0.0
+    for outcome in ends.distil(_Alice(alice), partial(_make, bob), list(range(BLOCKS + 1)), UNDER_WAY):
+        if outcome.cause is not None:
+            raise LabError(f"block {outcome.block} was destroyed: {outcome.why}")
+        # The first one waits for the other process to start.
+        if began_s:
+            bits += outcome.sifted_bits
+        else:
+            began_s = time.perf_counter()
+    return bits, time.perf_counter() - began_s
 
 
 def distillation(runs: int, _with_rivals: bool) -> list[Figure]:
