@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__PCLMUL__) || defined(__AES__)
@@ -14,11 +16,13 @@
 namespace qtrunk {
 namespace {
 #include "aes.inc"
+#include "afft.inc"
 #include "clicks.inc"
 #include "gf2.inc"
 #include "lanes.inc"
 #include "ldpc.inc"
 #include "sift.inc"
+#include "toeplitz.inc"
 }  // namespace
 
 #define QTRUNK_JOIN_(a, b) a##b
@@ -29,7 +33,7 @@ namespace {
 const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
     static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_link, sample_plain, stream_words,
                                decode_settings, decode_bases, select_masked, tally,
-                               ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash};
+                               ldpc_syndrome,           ldpc_decode,       toeplitz, poly_hash};
     return &table;
 }
 

@@ -59,15 +59,12 @@ struct Kernels {
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, size_t frames, uint8_t* syndromes);
     void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames,
                         int iterations_max, uint8_t* errors, int32_t* iterations);
-    void (*middle_product)(uint64_t* y, const uint64_t* a, const uint64_t* b, size_t words, uint64_t* scratch);
+    void (*toeplitz)(const uint8_t* bits, size_t n, const uint8_t* seed, size_t l, uint8_t* out);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
 };
 
 const Kernels* portable_kernels();
 const Kernels* avx2_kernels();    // nullptr where not compiled in
 const Kernels* avx512_kernels();  // nullptr where not compiled in
-
-size_t middle_size(size_t words);           // the next size at or above that middle_product can take
-size_t middle_scratch_words(size_t words);
 
 }  // namespace qtrunk

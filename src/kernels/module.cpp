@@ -46,7 +46,8 @@ bool runs_here(const std::string& name) {
     if (name == "avx512")
         return avx512_kernels() && v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("vaes");
+               __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("vaes") &&
+               __builtin_cpu_supports("gfni");
 #endif
     return false;
 }
@@ -294,57 +295,6 @@ void wipe(T& container) {
     __asm__ __volatile__("" : : "r"(std::data(container)) : "memory");
 }
 
-uint8_t reverse_octet(uint8_t x) {
-    x = static_cast<uint8_t>((x & 0x55) << 1 | (x >> 1 & 0x55));
-    x = static_cast<uint8_t>((x & 0x33) << 2 | (x >> 2 & 0x33));
-    return static_cast<uint8_t>(x << 4 | x >> 4);
-}
-
-// Octets with the first bit in the top place, as a polynomial whose coefficient i is bit i. Bits past `bits` are dropped.
-std::vector<uint64_t> polynomial(const uint8_t* octets, size_t bits, size_t words) {
-    std::vector<uint64_t> out(words, 0);
-    const size_t used = (bits + 7) / 8;
-    for (size_t i = 0; i < used; ++i) out[i / 8] |= static_cast<uint64_t>(reverse_octet(octets[i])) << (8 * (i % 8));
-    if (bits % 64) out[bits / 64] &= (1ull << (bits % 64)) - 1;
-    return out;
-}
-
-// words 64-bit words of the polynomial, from bit `from` on (may begin below 0: zeros there).
-void window(const std::vector<uint64_t>& from_words, int64_t from, uint64_t* out, size_t words) {
-    const auto at = [&](int64_t w) -> uint64_t {
-        return w >= 0 && w < static_cast<int64_t>(from_words.size()) ? from_words[static_cast<size_t>(w)] : 0;
-    };
-    const int64_t word = from >> 6;
-    const int bit = static_cast<int>(from & 63);
-    for (size_t i = 0; i < words; ++i) {
-        const int64_t w = word + static_cast<int64_t>(i);
-        out[i] = bit ? at(w) >> bit | at(w + 1) << (64 - bit) : at(w);
-    }
-}
-
-// y_i = XOR_j s[i - j + n - 1] x_j, the input taken in chunks as long as the output.
-void toeplitz(const std::vector<uint64_t>& seed, const std::vector<uint64_t>& input, size_t n, size_t l,
-              std::vector<uint64_t>& output) {
-    const size_t c = output.size(), size = middle_size(c + 1);
-    std::vector<uint64_t> scratch(middle_scratch_words(size)), a(2 * size), b(size), sums(2 * size);
-    for (size_t k = 0; k * c < input.size(); ++k) {
-        std::fill(b.begin(), b.end(), 0);
-        std::copy_n(input.begin() + static_cast<int64_t>(k * c), std::min(c, input.size() - k * c), b.begin());
-        // Input bit j of this chunk meets seed bit i - j + (n - 1 - 64 k c). Let w be the seed from bit n - 64 (k + 1) c - 1
-        // on: output word i is word c + i of the product of w and b, the low half of SUM_j w[c + i - j] b[j] and the
-        // high half of the sum before it. The window begins size - c words earlier because b is padded to `size`.
-        const int64_t from = static_cast<int64_t>(n) - 64 * static_cast<int64_t>((k + 1) * c) - 1;
-        window(seed, from - 64 * static_cast<int64_t>(size - c), a.data(), 2 * size - 1);
-        kernels().middle_product(sums.data(), a.data(), b.data(), size, scratch.data());
-        for (size_t i = 0; i < c; ++i) output[i] ^= sums[2 * (i + 1)] ^ sums[2 * i + 1];
-    }
-    if (l % 64) output[l / 64] &= (1ull << (l % 64)) - 1;
-    // The sums are linear in the secret input: leave nothing of it behind.
-    wipe(b);
-    wipe(sums);
-    wipe(scratch);
-}
-
 Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> seed, size_t l) {
     require(n >= 1 && n <= (1ull << 32) && l >= 1 && l <= n, "bits_count, output_bits: 1 <= output_bits <= bits_count");
     require(bits.shape(0) == (n + 7) / 8, "bits: ceil(bits_count / 8) octets");
@@ -353,14 +303,7 @@ Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> see
     std::unique_ptr<uint8_t[]> out(new uint8_t[octets]);
     {
         nb::gil_scoped_release released;
-        std::vector<uint64_t> s = polynomial(seed.data(), n + l - 1, (n + l - 1 + 63) / 64);
-        std::vector<uint64_t> x = polynomial(bits.data(), n, (n + 63) / 64);
-        std::vector<uint64_t> y((l + 63) / 64, 0);
-        toeplitz(s, x, n, l, y);
-        for (size_t i = 0; i < octets; ++i)
-            out[i] = reverse_octet(static_cast<uint8_t>(y[i / 8] >> (8 * (i % 8))));
-        wipe(x);
-        wipe(y);
+        kernels().toeplitz(bits.data(), n, seed.data(), l, out.get());
     }
     return give(std::move(out), octets);
 }
@@ -445,14 +388,6 @@ Array<uint64_t> decode_gaps(Vector<uint8_t> octets, size_t count, uint64_t limit
 }
 
 }  // namespace
-
-size_t qtrunk::middle_size(size_t words) {
-    size_t unit = 8;
-    while (8 * unit < words) unit *= 2;
-    return std::max(4 * unit, (words + unit - 1) / unit * unit);
-}
-
-size_t qtrunk::middle_scratch_words(size_t words) { return 5 * words + 64; }
 
 NB_MODULE(_kernels, m) {
     in_force = best();
