@@ -3,6 +3,8 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <new>
+#include <utility>
 #include <vector>
 
 #if defined(__PCLMUL__) || defined(__AES__)
@@ -14,16 +16,14 @@
 namespace qtrunk {
 namespace {
 #include "aes.inc"
+#include "afft.inc"
 #include "clicks.inc"
 #include "gaps.inc"
 #include "gf2.inc"
-#if defined(__GFNI__)
-#include "afft.inc"
-#endif
-#include "toeplitz.inc"
 #include "lanes.inc"
 #include "ldpc.inc"
 #include "sift.inc"
+#include "toeplitz.inc"
 }  // namespace
 
 #define QTRUNK_JOIN_(a, b) a##b

@@ -44,16 +44,6 @@ struct QcCode {
     const int32_t* shift;      // [edges]
 };
 
-// Polynomials, bit i of word w the coefficient of x^(64 w + i). Bits behind the last ones are zero.
-struct ToeplitzParts {
-    const uint64_t* seed;  // input_bits + output bits - 1
-    size_t seed_words;
-    const uint64_t* input;
-    size_t input_words, input_bits;
-    uint64_t* output;  // bits behind the last one: anything
-    size_t output_words;
-};
-
 struct Kernels {
     const char* name;
     LinkResult (*sample_link)(uint64_t* rng, uint64_t start, uint64_t count, const LinkParameters& p, int64_t* memory,
@@ -69,7 +59,7 @@ struct Kernels {
     void (*ldpc_syndrome)(const QcCode& code, const uint8_t* bits, size_t frames, uint8_t* syndromes);
     void (*ldpc_decode)(const QcCode& code, const uint8_t* syndromes, const int8_t* channel, size_t frames, int iterations_max,
                         uint8_t* errors, int32_t* iterations);
-    void (*toeplitz)(const ToeplitzParts& parts);
+    void (*toeplitz)(const uint8_t* bits, size_t n, const uint8_t* seed, size_t l, uint8_t* out);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
     size_t (*encode_gaps)(const uint64_t* positions, size_t count, uint64_t limit, uint8_t* out);  // 0: refused
     bool (*decode_gaps)(const uint8_t* octets, size_t size, size_t count, uint64_t limit, uint64_t* positions);

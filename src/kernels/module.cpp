@@ -49,7 +49,8 @@ bool runs_here(const std::string& name) {
     if (name == "avx512")
         return avx512_kernels() && v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("gfni") && __builtin_cpu_supports("vaes");
+               __builtin_cpu_supports("avx512vbmi2") && __builtin_cpu_supports("vpclmulqdq") && __builtin_cpu_supports("vaes") &&
+               __builtin_cpu_supports("gfni");
 #endif
     return false;
 }
@@ -297,22 +298,6 @@ void wipe(T& container) {
     __asm__ __volatile__("" : : "r"(std::data(container)) : "memory");
 }
 
-// The bits of each octet in the other order.
-uint64_t reverse_octets(uint64_t x) {
-    x = (x & 0x5555555555555555ull) << 1 | (x >> 1 & 0x5555555555555555ull);
-    x = (x & 0x3333333333333333ull) << 2 | (x >> 2 & 0x3333333333333333ull);
-    return (x & 0x0f0f0f0f0f0f0f0full) << 4 | (x >> 4 & 0x0f0f0f0f0f0f0f0full);
-}
-
-// Octets with the first bit in the top place, as a polynomial whose coefficient i is bit i. Bits past `bits` are dropped.
-std::vector<uint64_t> polynomial(const uint8_t* octets, size_t bits) {
-    std::vector<uint64_t> out((bits + 63) / 64, 0);
-    std::copy_n(octets, (bits + 7) / 8, reinterpret_cast<uint8_t*>(out.data()));
-    for (uint64_t& word : out) word = reverse_octets(word);
-    if (bits % 64) out.back() &= (1ull << (bits % 64)) - 1;
-    return out;
-}
-
 Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> seed, size_t l) {
     require(n >= 1 && n <= (1ull << 32) && l >= 1 && l <= n, "bits_count, output_bits: 1 <= output_bits <= bits_count");
     require(bits.shape(0) == (n + 7) / 8, "bits: ceil(bits_count / 8) octets");
@@ -321,13 +306,7 @@ Array<uint8_t> toeplitz_hash(Vector<uint8_t> bits, size_t n, Vector<uint8_t> see
     std::unique_ptr<uint8_t[]> out(new uint8_t[octets]);
     {
         nb::gil_scoped_release released;
-        std::vector<uint64_t> s = polynomial(seed.data(), n + l - 1), x = polynomial(bits.data(), n), y((l + 63) / 64);
-        kernels().toeplitz({s.data(), s.size(), x.data(), x.size(), n, y.data(), y.size()});
-        if (l % 64) y.back() &= (1ull << (l % 64)) - 1;
-        for (uint64_t& word : y) word = reverse_octets(word);
-        std::copy_n(reinterpret_cast<const uint8_t*>(y.data()), octets, out.get());
-        wipe(x);
-        wipe(y);
+        kernels().toeplitz(bits.data(), n, seed.data(), l, out.get());
     }
     return give(std::move(out), octets);
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import signal, stats
 
@@ -299,22 +299,62 @@ def test_toeplitz_equals_the_direct_sum(n, data):
     kernels.force_path(None)
 
 
-# Around the sizes where the additive transform takes over, needs one block more, lets products wrap around.
-TOEPLITZ_SIZES = [
-    *[(32768, 9000), (33001, 33001), (40001, 1), (70_000, 20_011), (65_536, 8_192), (65_473, 8_129), (65_472, 8_192)],
-    *[(200_001, 200_001), (420_000, 130_000), (1_048_576, 314_573), (1_300_000, 400_001), (2_097_153, 700_000)],
-]
-
-
-@pytest.mark.parametrize(("n", "length"), TOEPLITZ_SIZES)
-def test_toeplitz_equals_a_convolution_at_sizes_that_recurse(path, n, length):
-    dice = np.random.default_rng(n)
-    x, seed = dice.integers(0, 2, n), dice.integers(0, 2, n + length - 1)
-    # Sums stay below 2^22, so rounding a double-precision FFT convolution is exact.
+def toeplitz_by_convolution(x, seed, length):
+    # Sums stay below 2^21, so rounding a double-precision FFT convolution is exact for bits as random as these.
+    n = len(x)
     sums = np.rint(signal.fftconvolve(seed.astype(float), x.astype(float)))[n - 1 : n - 1 + length]
-    want = np.packbits((sums.astype(np.int64) & 1).astype(np.uint8))
-    packed = [np.packbits(part.astype(np.uint8)) for part in (x, seed)]
-    np.testing.assert_array_equal(kernels.toeplitz_hash(packed[0], n, packed[1], length), want)
+    return np.packbits((sums.astype(np.int64) & 1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("n", "length"),
+    [
+        *[(40_001, length) for length in (1, 1023, 1024, 1025, 16_383, 16_384, 16_385, 32_767, 32_768, 32_769, 40_001)],
+        *[(32_768, 9000), (65_536, 65_536), (70_000, 20_011), (262_144, 78_643), (300_000, 1500), (1 << 20, 314_572)],
+        *[(1 << 20, 1 << 20), (1_500_007, 250_000)],
+    ],
+)
+def test_toeplitz_equals_a_convolution_at_sizes_that_are_cut(path, n, length):
+    dice = np.random.default_rng(n + length)
+    x, seed = dice.integers(0, 2, n).astype(np.uint8), dice.integers(0, 2, n + length - 1).astype(np.uint8)
+    got = kernels.toeplitz_hash(np.packbits(x), n, np.packbits(seed), length)
+    np.testing.assert_array_equal(got, toeplitz_by_convolution(x, seed, length))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1024, 150_000), st.data())
+def test_toeplitz_equals_a_convolution_at_any_size(n, data):
+    length = data.draw(st.integers(1, n))
+    dice = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    x, seed = dice.integers(0, 2, n).astype(np.uint8), dice.integers(0, 2, n + length - 1).astype(np.uint8)
+    want = toeplitz_by_convolution(x, seed, length)
+    for name in kernels.cpu_paths():
+        kernels.force_path(name)
+        np.testing.assert_array_equal(kernels.toeplitz_hash(np.packbits(x), n, np.packbits(seed), length), want)
+    kernels.force_path(None)
+
+
+@pytest.mark.parametrize(
+    ("n", "length"), [((1 << 22) - 1, 1_258_291), ((1 << 22) + 37, (1 << 22) + 37), (1 << 24, 5_033_164)]
+)
+def test_long_toeplitz_of_few_ones_is_a_sum_of_pieces_of_the_seed(n, length):
+    dice = np.random.default_rng(n)
+    seed = dice.integers(0, 2, n + length - 1).astype(np.uint8)
+    places = np.unique(np.concatenate([dice.integers(0, n, 60), [0, 1, 31, 32, 63, 64, n - 2, n - 1]]))
+    x, want = np.zeros(n, np.uint8), np.zeros(length, np.uint8)
+    for j in places:
+        x[j] = 1
+        want ^= seed[n - 1 - j : n - 1 - j + length]
+    got = kernels.toeplitz_hash(np.packbits(x), n, np.packbits(seed), length)
+    np.testing.assert_array_equal(got, np.packbits(want))
+
+
+def test_toeplitz_is_exact_where_sums_are_largest(path):
+    n, length = (1 << 20) + 1, 300_000
+    ones = np.full((n + length - 1 + 7) // 8, 0xFF, np.uint8)
+    got = np.unpackbits(kernels.toeplitz_hash(ones[: (n + 7) // 8], n, ones, length))
+    assert got[:length].all()
+    assert not got[length:].any()
 
 
 @given(st.binary(min_size=16, max_size=16), st.integers(0, 2200), st.integers(0, 2**32))
@@ -327,6 +367,13 @@ def test_the_polynomial_hash_equals_its_twin(key, length, seed):
         cut = len(data) // 2 // 16 * 16
         assert kernels.poly_hash(key, data[cut:], kernels.poly_hash(key, data[:cut])) == want
     kernels.force_path(None)
+
+
+@pytest.mark.parametrize("octets", [1008, 1023, 1024, 1025, 1536, 1537, 2047, 2048, 5000])
+def test_the_polynomial_hash_equals_its_twin_where_blocks_are_taken_together(path, octets):
+    dice = np.random.default_rng(octets)
+    key, state, data = dice.bytes(16), dice.bytes(16), dice.bytes(octets)
+    assert kernels.poly_hash(key, data, state) == twins.poly_hash(key, data, state)
 
 
 @pytest.mark.parametrize("path", kernels.cpu_paths())
