@@ -16,6 +16,7 @@ namespace {
 #include "aes.inc"
 #include "clicks.inc"
 #include "gf2.inc"
+#include "cascade.inc"  // hashes with gf2.inc
 #include "lanes.inc"
 #include "ldpc.inc"
 #include "sift.inc"
@@ -29,7 +30,8 @@ namespace {
 const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
     static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_link, sample_plain, stream_words,
                                decode_settings, decode_bases, select_masked, tally,
-                               ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash};
+                               ldpc_syndrome,           ldpc_decode,       middle_product, poly_hash,
+                               new_cascade};
     return &table;
 }
 
