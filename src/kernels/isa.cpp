@@ -20,6 +20,7 @@ namespace {
 #include "clicks.inc"
 #include "gaps.inc"
 #include "gf2.inc"
+#include "cascade.inc"  // hashes with gf2.inc
 #include "lanes.inc"
 #include "ldpc.inc"
 #include "sift.inc"
@@ -35,7 +36,7 @@ const Kernels* QTRUNK_JOIN(QTRUNK_ISA, _kernels)() {
     static const Kernels table{QTRUNK_TEXT(QTRUNK_ISA), sample_link, sample_plain, stream_words,
                                decode_settings, decode_bases, select_masked, tally,
                                ldpc_syndrome,           ldpc_decode,       toeplitz, poly_hash,
-                               encode_gaps, decode_gaps};
+                               new_cascade, encode_gaps, decode_gaps};
     return &table;
 }
 

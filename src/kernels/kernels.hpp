@@ -44,6 +44,31 @@ struct QcCode {
     const int32_t* shift;      // [edges]
 };
 
+struct CascadeParameters {
+    const uint8_t* bits;  // [bits_count] zeros and ones; bit i is bit i / frames of frame i % frames
+    size_t bits_count;
+    uint32_t frames;         // 1 to 64
+    uint32_t length;         // of a frame, 64 to 65536: at least bits_count / frames; what is left over is zeros
+    const uint32_t* blocks;  // [passes] block sizes of a frame's passes
+    uint32_t passes;
+    uint32_t extras;         // more passes, in halves, for all frames where a hash over them shows that errors are left
+    uint32_t cover;          // so many bits of a frame may be searched at the same time
+    const uint16_t* mixers;  // [passes + extras][8] permutations; the first pass keeps the order
+    const uint8_t* check_key;  // 16 octets
+};
+
+// One end of a batch. Both ends see the same mismatches, so they ask the same questions in the same order.
+class CascadeParty {
+   public:
+    virtual ~CascadeParty() = default;
+    virtual size_t questions() const = 0;                   // open now; none: it is over
+    virtual void parities(uint8_t* out) const = 0;          // of the own bits, one for each question, packed, first on top
+    virtual bool learn(const uint8_t* mismatches) = 0;      // both ends' parities XORed; false: they contradict themselves
+    virtual void errors(uint8_t* out) const = 0;            // [bits_count] where the ends differ, as far as known
+    virtual size_t errors_found() const = 0;
+    virtual bool is_checked() const = 0;                    // the hash over all frames has come out equal
+};
+
 struct Kernels {
     const char* name;
     LinkResult (*sample_link)(uint64_t* rng, uint64_t start, uint64_t count, const LinkParameters& p, int64_t* memory,
@@ -61,6 +86,7 @@ struct Kernels {
                         uint8_t* errors, int32_t* iterations);
     void (*toeplitz)(const uint8_t* bits, size_t n, const uint8_t* seed, size_t l, uint8_t* out);
     void (*poly_hash)(const uint8_t key[16], const uint8_t* data, size_t octets, uint8_t state[16]);
+    CascadeParty* (*new_cascade)(const CascadeParameters& p);
     size_t (*encode_gaps)(const uint64_t* positions, size_t count, uint64_t limit, uint8_t* out);  // 0: refused
     bool (*decode_gaps)(const uint8_t* octets, size_t size, size_t count, uint64_t limit, uint64_t* positions);
 };

@@ -325,6 +325,62 @@ nb::bytes poly_hash(nb::bytes key, Vector<uint8_t> data, nb::bytes state) {
     return nb::bytes(reinterpret_cast<const char*>(h), 16);
 }
 
+// One end of a Cascade batch, made on the path in force. A call at a time: the lock is not held in them.
+class CascadeBatch {
+   public:
+    CascadeBatch(Vector<uint8_t> bits, uint32_t frames, uint32_t length, Vector<uint32_t> blocks, uint32_t extras, uint32_t cover,
+                 Vector<uint16_t> mixers, Vector<uint8_t> check_key)
+        : bits_(bits.shape(0)) {
+        require(frames >= 1 && frames <= 64, "frames: 1 to 64");
+        require(length >= 64 && length <= 65536, "length: 64 to 65536");
+        require(bits_ <= static_cast<size_t>(frames) * length, "bits: more than the frames hold");
+        const size_t passes = blocks.shape(0);
+        require(passes >= 1 && passes <= 32 && extras <= 32, "blocks, extras: 1 to 32 passes, up to 32 more");
+        require(mixers.shape(0) == 8 * (passes + extras), "mixers: eight for each pass");
+        for (size_t i = 0; i < passes; ++i) require(blocks(i) >= 2, "blocks: at least 2 bits");
+        require(check_key.shape(0) == 16, "check_key: 16 octets");
+        uint8_t any = 0;
+        for (size_t i = 0; i < bits_; ++i) any |= bits.data()[i];
+        require(any <= 1, "bits: zeros and ones");
+        nb::gil_scoped_release released;
+        party_.reset(kernels().new_cascade({bits.data(), bits_, frames, length, blocks.data(), static_cast<uint32_t>(passes),
+                                            extras, cover, mixers.data(), check_key.data()}));
+    }
+
+    size_t questions() const { return party_->questions(); }
+    size_t errors_found() const { return party_->errors_found(); }
+    bool is_checked() const { return party_->is_checked(); }
+
+    Array<uint8_t> parities() const {
+        const size_t octets = (party_->questions() + 7) / 8;
+        std::unique_ptr<uint8_t[]> out(new uint8_t[octets + 1]);
+        {
+            nb::gil_scoped_release released;
+            party_->parities(out.get());
+        }
+        return give(std::move(out), octets);
+    }
+
+    bool learn(Vector<uint8_t> mismatches) {
+        require(mismatches.shape(0) == (party_->questions() + 7) / 8, "mismatches: one bit for each question");
+        nb::gil_scoped_release released;
+        return party_->learn(mismatches.data());
+    }
+
+    Array<uint8_t> errors() const {
+        std::unique_ptr<uint8_t[]> out(new uint8_t[bits_ + 1]);
+        {
+            nb::gil_scoped_release released;
+            party_->errors(out.get());
+        }
+        return give(std::move(out), bits_);
+    }
+
+   private:
+    size_t bits_;
+    std::unique_ptr<CascadeParty> party_;
+};
+
 constexpr uint64_t LIMIT_MAX = 1ull << 48;
 
 Array<uint8_t> encode_gaps(Vector<uint64_t> positions, uint64_t limit) {
@@ -402,6 +458,16 @@ NB_MODULE(_kernels, m) {
           array("column"), array("shift"), array("syndromes"), array("channel"), number("iterations_max"));
     m.def("toeplitz_hash", &toeplitz_hash, array("bits"), number("bits_count"), array("seed"), number("output_bits"));
     m.def("poly_hash", &poly_hash, number("key"), array("data"), number("state"));
+    nb::class_<CascadeBatch>(m, "CascadeBatch")
+        .def(nb::init<Vector<uint8_t>, uint32_t, uint32_t, Vector<uint32_t>, uint32_t, uint32_t, Vector<uint16_t>, Vector<uint8_t>>(),
+             array("bits"), number("frames"), number("length"), array("blocks"), number("extras"), number("cover"), array("mixers"),
+             array("check_key"))
+        .def_prop_ro("questions", &CascadeBatch::questions)
+        .def_prop_ro("errors_found", &CascadeBatch::errors_found)
+        .def_prop_ro("is_checked", &CascadeBatch::is_checked)
+        .def("parities", &CascadeBatch::parities)
+        .def("learn", &CascadeBatch::learn, array("mismatches"))
+        .def("errors", &CascadeBatch::errors);
     m.def("encode_gaps", &encode_gaps, array("positions"), number("limit"));
     m.def("decode_gaps", &decode_gaps, array("octets"), number("count"), number("limit"));
 }

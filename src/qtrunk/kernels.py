@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qtrunk import _kernels
 
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 U32 = NDArray[np.uint32]
 U64 = NDArray[np.uint64]
 I8 = NDArray[np.int8]
@@ -316,6 +317,79 @@ def ldpc_decode(code: QcCode, syndromes: U8, channel: I8, iterations_max: int) -
         channel,
         iterations_max,
     )
+
+
+# ── Cascade ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class CascadeBatch:
+    """One end of a batch of frames under Cascade (distil.cascade says what for); about 60 ns a question.
+
+    Both ends make one from the same parameters and their own `bits`, shape (n,), zeros and ones; bit i of the batch is
+    bit i // `frames` of frame i % `frames`. As long as there are `questions`, parities of parts of frames, both answer
+    them (`parities`) and learn where the answers differ (`learn`). The questions that follow are a function of what was
+    learned: alike at both ends, in the same order.
+
+    A frame has `length` bits, 64 to 65536, zeros behind the last of `bits`, and there are 1 to 64 frames. It goes
+    through a pass for each entry of `blocks`, shape (1 to 32,): it is cut into blocks of that size, in its own order
+    first and then in an order that eight of `mixers`, shape (8 (passes + extras),), make. Parities of blocks are asked
+    (but the last one's, which follows from the frame's, from the second pass on), and an odd one is halved until a
+    single bit is left, an error, which is counted into all passes so far. A pass begins when no part of the frame is
+    odd. Of odd parts the smallest are asked first, together at most `cover` bits of a frame at a time, or one part.
+    When all frames are through, 32 bits of the polynomial hash under `check_key`, 16 octets, are asked; while they and
+    the errors found disagree, all frames go through up to `extras` more passes, in halves.
+
+    TypeError or ValueError for arguments that are not as said here.
+    """
+
+    def __init__(
+        self,
+        bits: U8,
+        *,
+        frames: int,
+        length: int,
+        blocks: U32,
+        extras: int,
+        cover: int,
+        mixers: U16,
+        check_key: bytes,
+    ) -> None:
+        _check("bits", bits, np.uint8)
+        _check("blocks", blocks, np.uint32)
+        _check("mixers", mixers, np.uint16)
+        self._batch = _kernels.CascadeBatch(
+            bits, frames, length, blocks, extras, cover, mixers, np.frombuffer(check_key, np.uint8)
+        )
+
+    @property
+    def questions(self) -> int:
+        """How many are open; none when it is over."""
+        return self._batch.questions
+
+    @property
+    def errors_found(self) -> int:
+        """Places of the batch that are known to differ."""
+        return self._batch.errors_found
+
+    @property
+    def is_checked(self) -> bool:
+        """The hash agrees with the errors found."""
+        return self._batch.is_checked
+
+    def parities(self) -> U8:
+        """Own answers to the open questions, packed most significant bit first, zeros behind them."""
+        return self._batch.parities()
+
+    def learn(self, mismatches: U8) -> bool:
+        """Both ends' answers XORed, packed alike. False, and the batch is of no more use, if they contradict
+        themselves; ValueError unless there are as many octets as `parities` has.
+        """
+        _check("mismatches", mismatches, np.uint8)
+        return self._batch.learn(mismatches)
+
+    def errors(self) -> U8:
+        """Where the ends differ, as far as known: ones in an array of the shape of `bits`."""
+        return self._batch.errors()
 
 
 # ── hashing ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -426,6 +426,128 @@ def test_whatever_decodes_as_positions_is_what_they_are_written_as(path, octets,
     kernels.force_path(None)
 
 
+# ── Cascade ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def cascade_of(rng, count, error, frames, length, blocks, extras, cover):
+    """Bits of both ends, and what both have in common."""
+    ours = rng.integers(0, 2, count, dtype=np.uint8)
+    return (
+        (ours, ours ^ (rng.random(count) < error)),
+        {
+            "frames": frames,
+            "length": length,
+            "blocks": np.array(blocks, np.uint32),
+            "extras": extras,
+            "cover": cover,
+            "mixers": rng.integers(0, 1 << 16, 8 * (len(blocks) + extras), dtype=np.uint16),
+            "check_key": rng.bytes(16),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "error", "frames", "length", "blocks", "extras", "cover"),
+    [
+        (64 * 300, 0.03, 64, 300, [32, 128, 150, 150, 150], 4, 150),
+        (5000, 0.11, 5, 1024, [8, 32, 512], 6, 512),  # filled with 120 zeros
+        (1000, 0.02, 1, 1000, [33, 77], 8, 10),  # odd sizes; too few passes, so that the check has work to do
+        (2000, 0.5, 7, 300, [2, 3, 300, 299], 3, 1000),  # nothing in common
+        (63, 0.0, 1, 64, [64], 1, 64),
+    ],
+)
+def test_cascade_equals_its_twin_at_both_ends(path, count, error, frames, length, blocks, extras, cover):
+    bits, shared = cascade_of(np.random.default_rng(5), count, error, frames, length, blocks, extras, cover)
+    ends = [kernels.CascadeBatch(own, **shared) for own in bits]
+    twin_ends = [twins.CascadeBatch(own, **shared) for own in bits]
+    rounds = 0
+    while twin_ends[0].questions:
+        rounds += 1
+        for end, twin in zip(ends, twin_ends, strict=True):
+            assert end.questions == twin.questions
+            assert np.array_equal(end.parities(), twin.parities())
+        mismatches = ends[0].parities() ^ ends[1].parities()
+        assert all(end.learn(mismatches) for end in [*ends, *twin_ends])
+        assert ends[0].errors_found == ends[1].errors_found == twin_ends[0].errors_found
+    assert rounds >= 2
+    for end, twin in zip(ends, twin_ends, strict=True):
+        assert end.questions == 0
+        assert end.is_checked == twin.is_checked
+        assert np.array_equal(end.errors(), twin.errors())
+        # A 32-bit hash says so, so this fails with probability 2^-27 at most; the seed is fixed.
+        assert end.is_checked == np.array_equal(end.errors(), bits[0] ^ bits[1])
+
+
+def test_cascade_takes_more_passes_where_the_hash_shows_errors():
+    found = []
+    for seed in range(20):
+        bits, shared = cascade_of(np.random.default_rng(seed), 4000, 0.02, 4, 1000, [32], 30, 500)
+        ends = [kernels.CascadeBatch(own, **shared) for own in bits]
+        while ends[0].questions:
+            mismatches = ends[0].parities() ^ ends[1].parities()
+            assert all(end.learn(mismatches) for end in ends)
+        found.append(ends[1].is_checked and np.array_equal(ends[1].errors(), bits[0] ^ bits[1]))
+    assert all(found)  # one pass leaves about 30 errors; 30 more miss one pair with probability 2^-30 times its places
+
+
+@given(
+    octets=st.binary(min_size=1, max_size=400),
+    count=st.integers(1, 400),
+    frames=st.integers(1, 6),
+    blocks=st.lists(st.integers(2, 90), min_size=1, max_size=5),
+)
+def test_whatever_the_peer_says_cascade_ends_or_says_that_it_is_a_lie(octets, count, frames, blocks):
+    # Fewer questions than bits in each pass and its searches: lies cannot make it ask for ever.
+    length, extras = 80, 2
+    count = min(count, frames * length)
+    mixers = np.arange(8 * (len(blocks) + extras), dtype=np.uint16) * np.uint16(40503)
+    batch = kernels.CascadeBatch(
+        np.zeros(count, np.uint8),
+        frames=frames,
+        length=length,
+        blocks=np.array(blocks, np.uint32),
+        extras=extras,
+        cover=40,
+        mixers=mixers,
+        check_key=b"k" * 16,
+    )
+    asked, at = 0, 0
+    while batch.questions:
+        asked += batch.questions
+        wanted = (batch.questions + 7) // 8
+        said = np.frombuffer((octets * (wanted + 1))[at % len(octets) :][:wanted], np.uint8)
+        at += wanted
+        if not batch.learn(said):
+            break
+    assert asked <= 2 * frames * length * (len(blocks) + extras) + 32
+    assert int(batch.errors().sum()) == batch.errors_found <= count
+
+
+def test_cascade_refuses_what_is_no_batch():
+    bits, shared = cascade_of(np.random.default_rng(1), 200, 0.1, 2, 100, [8, 32], 1, 50)
+    for name, value, text in [
+        ("frames", 0, "frames: 1 to 64"),
+        ("frames", 65, "frames: 1 to 64"),
+        ("length", 63, "length: 64 to 65536"),
+        ("length", 65537, "length: 64 to 65536"),
+        ("length", 99, "bits: more than the frames hold"),
+        ("blocks", np.array([], np.uint32), "1 to 32 passes"),
+        ("blocks", np.array([8, 1], np.uint32), "blocks: at least 2 bits"),
+        ("extras", 33, "1 to 32 passes"),
+        ("extras", 2, "mixers: eight for each pass"),
+        ("check_key", b"short", "check_key: 16 octets"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            kernels.CascadeBatch(bits[0], **{**shared, name: value})
+    with pytest.raises(ValueError, match="bits: zeros and ones"):
+        kernels.CascadeBatch(bits[0] * 2, **shared)
+    with pytest.raises(TypeError, match="mixers: a NumPy array of uint16"):
+        kernels.CascadeBatch(bits[0], **{**shared, "mixers": shared["mixers"].astype(np.uint32)})
+    batch = kernels.CascadeBatch(bits[0], **shared)
+    with pytest.raises(ValueError, match="mismatches: one bit for each question"):
+        batch.learn(np.zeros(1, np.uint8))
+
+
 def test_an_array_is_refused_rather_than_copied():
     words = np.arange(1, 65, dtype=np.uint64)
     with pytest.raises(ValueError, match="rng: must be C-contiguous"):

@@ -243,3 +243,156 @@ def encode_gaps(positions, limit):
         out += (b"\xff" * width) * whole + rest.to_bytes(width, "little")
         expected = position + 1
     return bytes(out)
+
+
+class CascadeBatch:
+    """kernels.CascadeBatch with leaves in dictionaries and parities added up bit by bit."""
+
+    def __init__(self, bits, *, frames, length, blocks, extras, cover, mixers, check_key):
+        self.count, self.frames, self.length, self.cover, self.check_key = len(bits), frames, length, cover, check_key
+        self.blocks = [min(int(block), length) for block in blocks] + extras * [(length + 1) // 2]
+        self.passes = len(blocks)  # of each frame; all frames take those that follow
+        self.orders = [self.order(mixers[8 * p : 8 * p + 8] if p else None) for p in range(len(self.blocks))]
+        self.places = [{bit: place for place, bit in enumerate(order)} for order in self.orders]
+        self.key = self.by_frame(bits)
+        self.marked = np.zeros_like(self.key)
+        self.leaves = [{} for _ in range(frames)]  # of a frame: (pass, first) -> [end, whether odd, whether it waits]
+        self.waiting = [[[] for _ in range(18)] for _ in range(frames)]
+        self.begun = frames * [0]
+        self.extra, self.sums, self.totals = 0, frames * [0], frames * [0]
+        self.asked_check, self.check, self.is_checked, self.found = False, 0, False, []
+        self.ask()
+
+    def by_frame(self, bits):
+        filled = np.zeros(self.frames * self.length, np.uint8)
+        filled[: len(bits)] = bits
+        return filled.reshape(self.length, self.frames).T.copy()
+
+    def order(self, mixer):
+        x = np.arange(65536)
+        for multiplier, addend in [] if mixer is None else mixer.reshape(4, 2).astype(int).tolist():
+            x = (x * (multiplier | 1) + addend) & 0xFFFF
+            x ^= x >> 7
+        return x[x < self.length].tolist()
+
+    def parity(self, of, frame, p, first, end):
+        return int(of[frame, self.orders[p][first:end]].sum()) & 1
+
+    def hash(self, of):
+        words = np.zeros((self.length, 64), np.uint8)
+        words[:, : self.frames] = of.T
+        octets = np.packbits(words, bitorder="little").tobytes()
+        return int.from_bytes(poly_hash(self.check_key, octets)[:4], "little")
+
+    @property
+    def questions(self):
+        return len(self.open)
+
+    @property
+    def errors_found(self):
+        return int(self.marked.sum())
+
+    def errors(self):
+        return self.marked.T.reshape(-1)[: self.count]
+
+    def parities(self):
+        own = [
+            self.hash(self.key) >> first & 1 if frame is None else self.parity(self.key, frame, p, first, middle)
+            for frame, p, first, middle, _ in self.open
+        ]
+        return np.packbits(np.array(own, np.uint8))
+
+    def learn(self, mismatches):
+        self.found = []
+        for (frame, p, first, middle, end), bit in zip(self.open, np.unpackbits(mismatches).tolist(), strict=False):
+            if frame is None:
+                self.check |= bit << first
+            elif middle == end:
+                self.sums[frame] ^= bit
+                self.odd(frame, p, first, end, bit)
+                if p == 0:
+                    self.totals[frame] = self.sums[frame]
+                elif end + self.blocks[p] >= self.length:
+                    self.odd(frame, p, end, self.length, self.totals[frame] ^ self.sums[frame])
+            else:
+                self.leaves[frame][p, first] = [middle, 0, False]
+                self.leaves[frame][p, middle] = [end, 0, False]
+                if not self.odd(frame, p, first, middle, bit):
+                    self.odd(frame, p, middle, end, 1 ^ self.parity(self.marked, frame, p, middle, end))
+        for frame, p, first in self.found:
+            if self.leaves[frame][p, first][1] and not self.mark(frame, self.orders[p][first]):
+                return False
+        self.ask()
+        return True
+
+    def odd(self, frame, p, first, end, mismatch):
+        if not mismatch ^ self.parity(self.marked, frame, p, first, end):
+            return False
+        self.leaves[frame][p, first][1] = 1
+        if end - first == 1:
+            self.found.append((frame, p, first))
+        else:
+            self.wait(frame, p, first, end)
+        return True
+
+    def wait(self, frame, p, first, end):
+        self.leaves[frame][p, first][2] = True
+        self.waiting[frame][(end - first).bit_length()].append((p, first))
+
+    def mark(self, frame, bit):
+        if bit * self.frames + frame >= self.count or self.marked[frame, bit]:
+            return False
+        self.marked[frame, bit] = 1
+        is_sound = True
+        for p in [*range(self.begun[frame]), *range(self.passes, self.passes + self.extra)]:
+            place = self.places[p][bit]
+            first = place
+            while (p, first) not in self.leaves[frame]:
+                first -= 1
+            leaf = self.leaves[frame][p, first]
+            leaf[1] ^= 1
+            if leaf[1] and not leaf[2]:
+                if leaf[0] - first > 1:
+                    self.wait(frame, p, first, leaf[0])
+                else:
+                    is_sound = False
+        return is_sound
+
+    def ask(self):
+        self.open = []
+        for frame in range(self.frames):
+            self.search(frame)
+        if not self.open and not self.asked_check:
+            self.asked_check = True
+            self.open = [(None, 0, i, i, i) for i in range(32)]
+        elif not self.open:
+            self.is_checked = self.hash(self.marked) == self.check
+            if not self.is_checked and self.passes + self.extra < len(self.blocks):
+                self.extra += 1
+                for frame in range(self.frames):
+                    self.begin(frame, self.passes + self.extra - 1)
+
+    def search(self, frame):
+        before, room = len(self.open), self.cover
+        for leaves in self.waiting[frame]:
+            while leaves:
+                p, first = leaves[-1]
+                end, is_odd, _ = leaf = self.leaves[frame][p, first]
+                if is_odd:
+                    if end - first > room and len(self.open) > before:
+                        return
+                    room -= min(room, end - first)
+                    self.open.append((frame, p, first, first + (end - first) // 2, end))
+                leaf[2] = False
+                leaves.pop()
+        while len(self.open) == before and self.begun[frame] < self.passes:
+            self.begun[frame] += 1
+            self.begin(frame, self.begun[frame] - 1)
+
+    def begin(self, frame, p):
+        self.sums[frame] = 0
+        for first in range(0, self.length, self.blocks[p]):
+            end = min(self.length, first + self.blocks[p])
+            self.leaves[frame][p, first] = [end, 0, False]
+            if end < self.length or p == 0:
+                self.open.append((frame, p, first, end, end))
