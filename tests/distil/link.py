@@ -102,6 +102,7 @@ class Pair:
     seen: Light
     seed: int = 1
     secret: bytes = bytes(range(256)) * 4
+    reconciliation: str = "ldpc"
     effects: dict[str, list] = field(default_factory=lambda: {"alice": [], "bob": []})
     octets: list[tuple[str, bytes]] = field(default_factory=list)
 
@@ -110,7 +111,7 @@ class Pair:
             "alice": NodeId("a"),
             "bob": NodeId("b"),
             "pulses": self.seen.pulses,
-            "parameters": DistilParameters(),
+            "parameters": DistilParameters(reconciliation=self.reconciliation),
             "now": lambda: 0.0,
         }
         self.ledgers = {"alice": Ledger(self.secret), "bob": Ledger(self.secret)}

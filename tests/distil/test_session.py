@@ -74,7 +74,12 @@ class World:
         self.restart("bob")
 
     def restart(self, name):
-        common = {"alice": NodeId("a"), "bob": NodeId("b"), "parameters": DistilParameters(), "now": lambda: 0.0}
+        common = {
+            "alice": NodeId("a"),
+            "bob": NodeId("b"),
+            "parameters": DistilParameters(reconciliation="ldpc"),
+            "now": lambda: 0.0,
+        }
         dice = distil_link.Dice(5)
         end = LinkEnd(
             link=LinkId("a-b"),

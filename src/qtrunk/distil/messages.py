@@ -47,6 +47,18 @@ class Halves(Message, frozen=True, tag="halves"):
     parities: bytes
 
 
+class Parities(Message, frozen=True, tag="parities"):
+    """Alice: parities that Cascade asks for (distil.cascade)."""
+
+    bits: bytes
+
+
+class Mismatches(Message, frozen=True, tag="mismatches"):
+    """Bob: where his parities differ."""
+
+    bits: bytes
+
+
 class Decoded(Message, frozen=True, tag="decoded"):
     """Bob: frames he could not reconcile, and how many errors he corrected in the others."""
 
@@ -93,7 +105,20 @@ class Abort(Message, frozen=True, tag="abort"):
     why: str
 
 
-BlockMessage = Detected | Sifted | Unsolved | Halves | Decoded | Proof | Accept | Confirm | Released | Abort
+BlockMessage = (
+    Detected
+    | Sifted
+    | Unsolved
+    | Halves
+    | Parities
+    | Mismatches
+    | Decoded
+    | Proof
+    | Accept
+    | Confirm
+    | Released
+    | Abort
+)
 
 
 class Resume(Message, frozen=True, tag="resume"):

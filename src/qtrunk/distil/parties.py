@@ -38,8 +38,8 @@ from qtrunk.distil import sift
 from qtrunk.distil.authentication import AUTH_OCTETS, SLOTS, Authenticator
 from qtrunk.distil.keylength import BOUNDS, EpsilonBudget, KeyLength, key_length, proof_of
 from qtrunk.distil.proofs import check_live
-from qtrunk.distil.reconcile import ROUNDS_MAX, Frames, Plan, Search, choose
 from qtrunk.distil.verify import VERIFY_BITS, check_hash, make_hash
+from qtrunk.distil.ways import AUTO, METHODS, Finder, Teller, Terms, choose_method, finder, teller
 from qtrunk.kernels import encode_gaps, select
 from qtrunk.stages import (
     Detections,
@@ -59,10 +59,6 @@ KEY_OCTETS_STEP = 16
 CAUSES = frozenset(
     {"qber", "no-key", "verification", "authentication", "protocol", "leak-budget", "auth-key", "epsilon"}
 )
-LDPC, FAST = METHODS = ("ldpc", "fast")
-"""Ways of reconciliation: lean plans of distil.reconcile, fast ones."""
-FAST_FROM_BPS = 10e6
-"""Sifted bits per second of light from which speed is worth more than the last per cent of key."""
 ACCEPT, CONFIRM, RELEASED = range(SLOTS)
 """Tags of a block."""
 SHORT_OCTETS = 256
@@ -146,8 +142,10 @@ class DistilParameters:
     proof: str = "variable"
     """A name of distil.proofs.LIVE."""
     bounds: str = "exact"
-    reconciliation: str = "auto"
-    """A name of METHODS, or `auto`: Alice's end chooses for each block."""
+    reconciliation: str = AUTO
+    """A name of distil.ways.METHODS, or AUTO: Alice's end chooses for each block."""
+    round_trip_s: float = 0.01
+    """What an answer of the peer takes."""
     qber_abort: float = 0.11
     """Test-basis error rate above which a block is destroyed whatever the formula says."""
     qber_suspect: float = 0.04
@@ -159,7 +157,7 @@ class DistilParameters:
         check_live(self.proof)
         if self.bounds not in BOUNDS:
             raise ValueError(f"bounds {self.bounds!r}: {' or '.join(BOUNDS)}")
-        if self.reconciliation not in ("auto", *METHODS):
+        if self.reconciliation not in (AUTO, *METHODS):
             raise ValueError(f"reconciliation {self.reconciliation!r}: auto, {', '.join(METHODS)}")
 
 
@@ -187,7 +185,8 @@ class _Party(ABC):
         self._random = random
         self._now = now
         self._transcript: list[bytes] = []
-        self._octets_to_proof = 0
+        self._to_proof = (0, 0)
+        """Octets and messages up to Proof."""
         self._is_over = False
         self._tags: Authenticator | None = None
         self.is_held = False
@@ -236,6 +235,10 @@ class _Party(ABC):
         abort = wire.Abort(cause=cause, why=why)
         return [Send(encode(abort)), Destroy(self._pulses.block, cause, why)]
 
+    def _note_proof(self) -> None:
+        # Alike at both ends, whatever short messages come behind.
+        self._to_proof = sum(len(part) for part in self._transcript), len(self._transcript)
+
     def _label(self, what: str) -> bytes:
         # With all that was announced about the light: nothing else authenticates it, and the length depends on it.
         pulses = self._pulses
@@ -264,7 +267,7 @@ class _Party(ABC):
             epsilon=Epsilon(
                 secret=self._parameters.budget.secret,
                 correct=done.epsilon_correct,
-                authentic=self._tags.failure(self._octets_to_proof + SHORT_OCTETS, 6, SLOTS),
+                authentic=self._tags.failure(self._to_proof[0] + SHORT_OCTETS, self._to_proof[1] + SLOTS, SLOTS),
             ),
             sifted_bits=len(done.bits),
             leak_bits=done.leak_bits,
@@ -279,7 +282,8 @@ class _Party(ABC):
         """What this block adds to the link's ledger, before the message with so many octets ends the long ones."""
         # By the worst of the schemes: which of them it will be is not known yet.
         said = sum(len(part) for part in self._transcript) + octets + 2 * SHORT_OCTETS
-        return self._parameters.budget.secret + epsilon_correct + SLOTS * its.forgery_probability(said, 6)
+        forged = its.forgery_probability(said, len(self._transcript) + 1 + SLOTS)
+        return self._parameters.budget.secret + epsilon_correct + SLOTS * forged
 
     def _report(self, **figures: object) -> Report:
         return Report(self._pulses.block, {"block": self._pulses.block, **figures})
@@ -305,8 +309,7 @@ class BlockAlice(_Party):
         self._settings = settings
         self._light_s = light_s
         self._seen: Observations | None = None
-        self._plan: Plan | None = None
-        self._rounds: tuple[Frames, ...] = ()
+        self._teller: Teller | None = None
         self._bits: Octets = np.zeros(0, np.uint8)
         self._done: ReconciledBlock | None = None
         self._proof: wire.Proof | None = None
@@ -315,9 +318,9 @@ class BlockAlice(_Party):
         match message:
             case wire.Detected() if self._seen is None:
                 return self._detected(message, octets)
-            case wire.Unsolved() if self._plan is not None and self._proof is None:
-                return self._unsolved(message, octets)
-            case wire.Decoded() if self._plan is not None and self._proof is None:
+            case wire.Unsolved() | wire.Mismatches() if self._teller is not None and self._proof is None:
+                return self._asked(message, octets)
+            case wire.Decoded() if self._teller is not None and self._proof is None:
                 return self._decoded(message, octets)
             case wire.Accept() if self._proof is not None and not self.is_held:
                 return self._accepted(message, octets)
@@ -346,10 +349,9 @@ class BlockAlice(_Party):
         report = self._report_counts(seen, message.count)
         try:
             method = self._method_for(seen)
-            plan = self._plan_for(seen, method)
+            teller = self._teller = self._teller_for(seen, method)
         except BlockAborted as error:
             return [report, *self._give_up(error.cause, str(error))]
-        self._plan = plan
         intensity = select(sent.intensity, matches)
         sifted = wire.Sifted(
             matches=wire.pack(matches),
@@ -357,52 +359,48 @@ class BlockAlice(_Party):
             intensity_high=wire.pack(intensity >> np.uint8(1)),
             test_errors=wire.pack(test_error),
             method=method,
-            code=plan.entry.name,
-            syndromes=plan.syndromes(self._bits),
+            code=teller.code,
+            syndromes=teller.first(),
         )
         return [report, self._say(sifted)]
 
     def _method_for(self, seen: Observations) -> str:
-        if self._parameters.reconciliation != "auto":
-            return self._parameters.reconciliation
-        return FAST if seen.key_total > FAST_FROM_BPS * self._light_s else LDPC
-
-    def _plan_for(self, seen: Observations, method: str) -> Plan:
-        """The code, or BlockAborted where no key can come of this block: nothing is said about it then."""
+        """How to reconcile, or BlockAborted where no key can come of this block whatever is said."""
         qber = seen.test_qber
         if qber > self._parameters.qber_abort and sum(seen.test_counts) > 0:
             raise BlockAborted("qber", f"QBER {qber:.2%} in the test basis, above {self._parameters.qber_abort:.0%}")
-        errors, tested = sum(seen.test_errors), sum(seen.test_counts)
-        if tested == 0 or seen.key_total == 0:
+        if sum(seen.test_counts) == 0 or seen.key_total == 0:
             raise BlockAborted("no-key", "no clicks in the key or the test basis: is there light on the fibre?")
-        plan = choose(errors, tested, seen.key_total, is_fast=method == FAST)
-        if self._length(seen, plan.leak_bits((), ()) + VERIFY_BITS).length_bits < 8 * 2 * AUTH_OCTETS:
+        parameters = self._parameters
+        return choose_method(parameters.reconciliation, _terms(seen), self._light_s, parameters.round_trip_s)
+
+    def _teller_for(self, seen: Observations, method: str) -> Teller:
+        """What tells Bob about the key, or BlockAborted where no key would be left: nothing is said about it then."""
+        made, qber = teller(method, _terms(seen), self._bits, self._random), seen.test_qber
+        if self._length(seen, made.least_bits + VERIFY_BITS).length_bits < 8 * 2 * AUTH_OCTETS:
             cause = "qber" if qber > self._parameters.qber_suspect else "no-key"
             raise BlockAborted(cause, f"no secret key from {seen.key_total} sifted bits at QBER {qber:.2%}")
-        return plan
+        return made
 
-    def _unsolved(self, message: wire.Unsolved, octets: bytes) -> list[Effect]:
-        assert self._plan is not None
-        unsolved = tuple(message.frames)
-        self._plan.check_unsolved(self._rounds, unsolved)
+    def _asked(self, message: wire.BlockMessage, octets: bytes) -> list[Effect]:
+        assert self._teller is not None
+        answer = self._teller.answer(message)
         self._transcript.append(octets)
-        self._rounds += (unsolved,)
-        return [self._say(wire.Halves(parities=self._plan.halves(self._bits, unsolved, len(self._rounds))))]
+        return [] if answer is None else [self._say(answer)]
 
     def _decoded(self, message: wire.Decoded, octets: bytes) -> list[Effect]:
-        assert self._plan is not None
+        assert self._teller is not None
         assert self._seen is not None
-        failed = tuple(message.failed)
-        self._plan.check_failed(self._rounds, failed)
-        if not 0 <= message.errors <= self._plan.bits:
+        self._teller.conclude(message)
+        if not 0 <= message.errors <= len(self._bits):
             raise WireError("errors: more than there are bits")
         self._transcript.append(octets)
-        leak_bits = self._plan.leak_bits(self._rounds, failed) + VERIFY_BITS
+        leak_bits = self._teller.leak_bits + VERIFY_BITS
         length_octets = usable_octets(self._length(self._seen, leak_bits))
         verify_key = self._random.octets(universal.HASH_OCTETS)
         verify_hash, epsilon_correct = make_hash(verify_key, self._bits)
-        seed = self._random.octets(universal.toeplitz_seed_octets(self._plan.bits, 8 * length_octets))
-        disclosed = self._plan.disclose(self._bits, failed)
+        seed = self._random.octets(universal.toeplitz_seed_octets(len(self._bits), 8 * length_octets))
+        disclosed = self._teller.disclosed()
         tags = self._tags = self._auth.reserve(self._epsilon(epsilon_correct, len(seed) + len(disclosed)))
         self._done = ReconciledBlock(
             bits=self._bits,
@@ -424,7 +422,7 @@ class BlockAlice(_Party):
             auth_offset=tags.reference[1],
         )
         said = self._say(self._proof)
-        self._octets_to_proof = sum(len(part) for part in self._transcript)
+        self._note_proof()
         return [said]
 
     def _accepted(self, message: wire.Accept, octets: bytes) -> list[Effect]:
@@ -459,11 +457,7 @@ class BlockBob(_Party):
         super().__init__(**common)  # type: ignore[arg-type]
         self._detections = detections
         self._seen: Observations | None = None
-        self._search: Search | None = None
-        self._own: Octets = np.zeros(0, np.uint8)
-        self._bits: Octets = np.zeros(0, np.uint8)
-        self._errors = 0
-        self._has_decoded = False
+        self._finder: Finder | None = None
         self._has_accepted = False
 
     def start(self) -> list[Effect]:
@@ -482,9 +476,9 @@ class BlockBob(_Party):
         match message:
             case wire.Sifted() if self._seen is None:
                 return self._sifted(message, octets)
-            case wire.Halves() if self._search is not None and not self._has_decoded:
-                return self._halved(message, octets)
-            case wire.Proof() if self._has_decoded and not self._has_accepted:
+            case wire.Halves() | wire.Parities() if self._finder is not None and not self._finder.is_done:
+                return self._told(message, octets)
+            case wire.Proof() if self._finder is not None and self._finder.is_done and not self._has_accepted:
                 return self._proved(message, octets)
             case wire.Confirm() if self.is_held:
                 return self._confirmed(message, octets)
@@ -509,57 +503,38 @@ class BlockBob(_Party):
         report = self._report_counts(seen, len(clicks.positions))
         if sum(seen.test_counts) == 0 or seen.key_total == 0:
             raise BlockAborted("no-key", "no clicks in the key or the test basis")
-        if message.method not in METHODS or self._parameters.reconciliation not in ("auto", message.method):
-            raise WireError(f"method {message.method[:40]!r} of reconciliation is not one that this end's policy has")
-        plan = choose(sum(seen.test_errors), sum(seen.test_counts), seen.key_total, is_fast=message.method == FAST)
-        if message.code != plan.entry.name:
-            raise WireError(f"code {message.code[:40]!r} is not the one that the test errors call for")
-        self._own = select(select(clicks.bit, matches), is_key)
-        self._search = Search(plan, self._own, message.syndromes)
-        return [report, self._searched()]
+        own = select(select(clicks.bit, matches), is_key)
+        self._finder, said = finder(self._parameters.reconciliation, message, _terms(seen), own)
+        return [report, *(self._say(each) for each in said)]
 
-    def _halved(self, message: wire.Halves, octets: bytes) -> list[Effect]:
-        assert self._search is not None
+    def _told(self, message: wire.BlockMessage, octets: bytes) -> list[Effect]:
+        assert self._finder is not None
         self._transcript.append(octets)
-        self._search.again(message.parities)
-        return [self._searched()]
-
-    def _searched(self) -> Send:
-        """Ask for one more round, or go on."""
-        search = self._search
-        assert search is not None
-        if search.unsolved and len(search.rounds) < ROUNDS_MAX:
-            return self._say(wire.Unsolved(frames=list(search.unsolved)))
-        search.plan.check_failed(search.rounds, search.unsolved)
-        self._bits = search.corrected()
-        self._errors = int(np.count_nonzero(self._bits != self._own))
-        self._has_decoded = True
-        return self._say(wire.Decoded(failed=list(search.unsolved), errors=self._errors))
+        return [self._say(each) for each in self._finder.heard(message)]
 
     def _proved(self, message: wire.Proof, octets: bytes) -> list[Effect]:
-        assert self._search is not None
+        assert self._finder is not None
         assert self._seen is not None
-        plan, rounds, failed = self._search.plan, self._search.rounds, self._search.unsolved
-        leak_bits = plan.leak_bits(rounds, failed) + VERIFY_BITS
+        leak_bits = self._finder.leak_bits + VERIFY_BITS
         length_octets = usable_octets(self._length(self._seen, leak_bits))
         if message.length_octets != length_octets:
             raise WireError(f"key of {message.length_octets} octets: {length_octets} follow from what both saw")
         if not AUTH_OCTETS <= message.auth_octets <= length_octets // 2 or message.auth_octets % KEY_OCTETS_STEP:
             raise WireError("auth_octets: from one block's need to half of the key, in steps of 16")
-        if len(message.seed) != universal.toeplitz_seed_octets(plan.bits, 8 * length_octets):
+        if len(message.seed) != universal.toeplitz_seed_octets(self._seen.key_total, 8 * length_octets):
             raise WireError("Toeplitz seed: wrong length")
-        bits = plan.fill_in(self._bits, failed, message.disclosed)
+        bits = self._finder.completed(message.disclosed)
         epsilon_correct = check_hash(message.verify_key, bits, message.verify_hash)
         epsilon = self._epsilon(epsilon_correct, len(message.seed) + len(message.disclosed))
         self._tags = self._auth.take(message.auth_block, message.auth_offset, epsilon)
         self._transcript.append(octets)
-        self._octets_to_proof = sum(len(part) for part in self._transcript)
+        self._note_proof()
         done = ReconciledBlock(
             bits=bits,
             observations=self._seen,
             leak_bits=leak_bits,
             epsilon_correct=epsilon_correct,
-            key_errors=self._errors,
+            key_errors=self._finder.errors,
         )
         made = self._key(done, message)
         self.is_held = self._has_accepted = True
@@ -567,9 +542,7 @@ class BlockBob(_Party):
         return [
             Hold(made),
             self._say(wire.Accept(tag=tag)),
-            self._report(
-                qber_key=made.qber_key, leak_bits=leak_bits, blind_rounds=len(rounds), frames_failed=len(failed)
-            ),
+            self._report(qber_key=made.qber_key, leak_bits=leak_bits, **self._finder.figures),
         ]
 
     def _confirmed(self, message: wire.Confirm, octets: bytes) -> list[Effect]:
@@ -580,6 +553,10 @@ class BlockBob(_Party):
         self._tags.wipe()
         self._is_over, self.is_held = True, False
         return [Release(self._pulses.block), Send(encode(released))]
+
+
+def _terms(seen: Observations) -> Terms:
+    return Terms(sum(seen.test_errors), sum(seen.test_counts), seen.key_total)
 
 
 def usable_octets(length: KeyLength) -> int:

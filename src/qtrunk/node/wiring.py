@@ -11,6 +11,9 @@ from qtrunk.quantum import source
 from qtrunk.stages import Detections, Octets, Positions, Pulses, Role, Settings
 from qtrunk.topology import Link
 
+ANSWER_S = 0.003
+"""What two nodes take for a question and its answer, the fibre aside."""
+
 
 def make_session(
     link: Link, role: Role, light: Light, store: BlockStore, auth: AuthLedger, random: Random, clock: Clock
@@ -18,7 +21,11 @@ def make_session(
     """One end's session; `light` is that of Alice's blocks."""
     wish, equipment = link.distillation, link.equipment
     parameters = DistilParameters(
-        budget=EpsilonBudget(secret=wish.epsilon_secret), bounds=wish.bounds, reconciliation=wish.reconciliation
+        budget=EpsilonBudget(secret=wish.epsilon_secret),
+        bounds=wish.bounds,
+        reconciliation=wish.reconciliation,
+        # There and back at two thirds of the speed of light, and what both ends need.
+        round_trip_s=2 * link.length_km / 2e5 + ANSWER_S,
     )
 
     def settings_of(pulses: Pulses) -> source.SourceSettings:
