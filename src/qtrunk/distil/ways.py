@@ -28,7 +28,7 @@ FAST_FROM_BPS = 10e6
 """Sifted bits per second of light from which speed is worth more than the last per cent of key."""
 CASCADE_UP_TO_BPS = 5e6
 """And up to which Cascade keeps up with the light, beside all else that a node does."""
-CASCADE_ROUNDS = 200
+CASCADE_ROUNDS = 350
 """Round trips of a block with Cascade, about, when it is slow."""
 CASCADE_SHARE = 0.5
 """Of the time that a block's light takes, so much may go to round trips."""

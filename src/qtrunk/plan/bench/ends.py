@@ -1,7 +1,7 @@
 """The two ends of distillation as two processes that share a connection and nothing else: for benchmarks and replays.
 
 Light is not part of it: `make` gives the machine of a block, with what its end's module saw. Several blocks may be
-under way at once, as on a link that is always lit; each machine has one thread at a time, as in a node.
+under way at once, as on a link that is always lit; each machine has one thread, as in a node.
 """
 
 import contextlib
@@ -49,7 +49,8 @@ class End:
         self._connection = connection
         self._machines: dict[int, BlockAlice | BlockBob] = {}
         self._outcomes: dict[int, Outcome] = {}
-        self._threads = ThreadPoolExecutor(THREADS)
+        # One thread for a block, so that its messages are taken in order.
+        self._threads = [ThreadPoolExecutor(1) for _ in range(THREADS)]
         self._ended: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         # Both ends speak at once, and neither may wait for the other to listen.
         self._outbox: queue.SimpleQueue[tuple[bytes, ...]] = queue.SimpleQueue()
@@ -59,7 +60,7 @@ class End:
 
     def begin(self, block: int) -> None:
         """A block's light is over: Bob speaks."""
-        self._threads.submit(self._step, block, None)
+        self._threads[block % THREADS].submit(self._step, block, None)
 
     def wait(self) -> Outcome:
         """The next block that is over; what went wrong otherwise is raised."""
@@ -111,7 +112,7 @@ class End:
         with contextlib.suppress(OSError):
             while True:
                 block, length = _HEADER.unpack(self._read(_HEADER.size))
-                self._threads.submit(self._step, block, self._read(length))
+                self._threads[block % THREADS].submit(self._step, block, self._read(length))
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):
