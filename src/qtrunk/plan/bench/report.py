@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtrunk import kernels
 from qtrunk.base.errors import QtrunkError
-from qtrunk.plan.bench import distillation, light
+from qtrunk.plan.bench import distillation, hashing, light
 from qtrunk.plan.bench.figures import Figure, Maker
 
 MAKERS: dict[str, Maker] = {
@@ -17,6 +17,9 @@ MAKERS: dict[str, Maker] = {
     "light.sequence": light.against_sequence,
     "light.day": light.memory_of_a_day,
     "distil.link": distillation.distillation,
+    "hash.toeplitz": hashing.amplification,
+    "hash.cryptomite": hashing.against_cryptomite,
+    "hash.polynomial": hashing.polynomial,
 }
 """A benchmark is one line here."""
 
