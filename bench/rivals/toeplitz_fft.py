@@ -2,9 +2,9 @@
 
     python toeplitz_fft.py 1048576 314572
 
-Double precision, which is exact for random bits of these lengths (sums of at most some millions), in the fewest transforms:
-two forward, one back, of a length that the library likes. Bits are numbers already; packing is not counted. Plans of
-pyFFTW are made beforehand, with ten seconds for each to look for a good one.
+Double precision, which is exact for random bits of these lengths (sums of at most some millions), in the fewest
+transforms: two forward, one back, of a length that the library likes. Bits are numbers already; packing is not counted.
+Plans of pyFFTW are made beforehand, with ten seconds for each to look for a good one.
 """
 
 import json
@@ -44,18 +44,20 @@ def main() -> None:
         return np.rint(product[n - 1 : n - 1 + length]).astype(np.int64) & 1
 
     size_w = pyfftw.next_fast_len(n + length - 1)
-    plan = {"planner_effort": "FFTW_MEASURE", "planning_timelimit": PLANNING_S, "threads": 1}
-    ahead = pyfftw.builders.rfft(pyfftw.zeros_aligned(size_w), **plan)
-    back = pyfftw.builders.irfft(pyfftw.zeros_aligned(size_w // 2 + 1, complex), size_w, **plan)
+    real, spectral = pyfftw.zeros_aligned(size_w), pyfftw.zeros_aligned(size_w // 2 + 1, complex)
+    plan = {"flags": ("FFTW_MEASURE",), "threads": 1, "planning_timelimit": PLANNING_S}
+    ahead = pyfftw.FFTW(real, spectral, direction="FFTW_FORWARD", **plan)
+    back = pyfftw.FFTW(spectral, real, direction="FFTW_BACKWARD", **plan)
 
     def by_fftw() -> np.ndarray:
-        ahead.input_array[:] = 0
-        ahead.input_array[: len(seed)] = seed
+        real[: len(seed)] = seed
+        real[len(seed) :] = 0
         spectrum = ahead().copy()
-        ahead.input_array[:] = 0
-        ahead.input_array[:n] = bits
-        spectrum *= ahead()
-        return np.rint(back(spectrum)[n - 1 : n - 1 + length]).astype(np.int64) & 1
+        real[:n] = bits
+        real[n:] = 0
+        ahead()
+        spectral[:] *= spectrum
+        return np.rint(back()[n - 1 : n - 1 + length]).astype(np.int64) & 1
 
     want = by_scipy()
     print(json.dumps({"scipy.fft": rate(by_scipy, n, want), "pyFFTW": rate(by_fftw, n, want)}))
