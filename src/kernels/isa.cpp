@@ -15,6 +15,9 @@
 
 namespace qtrunk {
 namespace {
+#include "gf16.inc"
+#include "basis.inc"
+
 #include "aes.inc"
 #include "afft.inc"
 #include "clicks.inc"

@@ -96,7 +96,8 @@ def test_a_rival_that_fails_says_why(tmp_path, monkeypatch):
         figures.rival(Path(sys.executable), "bad.py")
 
 
-def test_the_real_benchmarks_run():
-    (found,) = report.MAKERS["light.thinning"](1, False)
-    assert found.value > 0
-    assert found.rival_value is None
+@pytest.mark.parametrize("name", ["light.thinning", "hash.toeplitz", "hash.polynomial"])
+def test_the_real_benchmarks_run(name):
+    for found in report.MAKERS[name](1, False):
+        assert found.value > 0
+        assert found.rival_value is None

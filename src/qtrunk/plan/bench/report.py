@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtrunk import kernels
 from qtrunk.base.errors import QtrunkError
-from qtrunk.plan.bench import distillation, light, reconciliation
+from qtrunk.plan.bench import distillation, hashing, light, reconciliation
 from qtrunk.plan.bench.figures import Figure, Maker
 
 MAKERS: dict[str, Maker] = {
@@ -19,6 +19,9 @@ MAKERS: dict[str, Maker] = {
     "distil.link": distillation.distillation,
     "distil.decoding": reconciliation.decoding,
     "distil.matching": reconciliation.matching,
+    "hash.toeplitz": hashing.amplification,
+    "hash.cryptomite": hashing.against_cryptomite,
+    "hash.polynomial": hashing.polynomial,
 }
 """A benchmark is one line here."""
 
