@@ -27,10 +27,12 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What the simulated light measures beside published links, and what sees each attack: writes docs/ (about ten minutes).
+# What the simulated light measures beside published links, what sees each attack, and what Cascade says: writes docs/
+# (about ten minutes).
 validate: setup
 	$(BIN)/python tools/validation_report.py
 	$(BIN)/python tools/attack_report.py
+	$(BIN)/python tools/cascade_report.py
 
 # Frame errors and what reconciliation says: writes docs/reconciliation.md (some minutes).
 reconciliation: setup

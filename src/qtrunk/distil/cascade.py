@@ -58,9 +58,8 @@ EXTRAS = 24
 """More passes of a batch whose hash shows that errors are left; each finds a pair of errors with probability 1/2."""
 FIRST_ERRORS = 0.75
 """In a block of the first pass, at least. With fewer the blocks are seldom odd, with more the round trips double."""
-SECOND_BLOCK = 4
-"""Blocks of the second pass are so many times those of the first. With 8 a hundredth less is said in twice as many
-round trips."""
+SECOND_ERRORS = 3.6
+"""In a block of the second pass, at least: four or eight times the first. More says less in more round trips."""
 QBER_MIN = 2.0**-12
 QBER_MAX = 0.12
 
@@ -97,12 +96,12 @@ class CascadePlan:
     def blocks(self) -> tuple[int, ...]:
         """Block size of each pass of a frame.
 
-        The first is the least power of two with FIRST_ERRORS expected in it, where a block is odd nearly every other
-        time: anything but a power of two is halved unevenly, and costs 1 % more.
+        Powers of two, because anything else is halved unevenly and costs 1 % more: the least with FIRST_ERRORS expected
+        in it, where a block is odd nearly every other time, and the least with SECOND_ERRORS; then halves of the frame.
         """
         half = (self.length + 1) // 2
-        first = 1 << ceil(log2(FIRST_ERRORS / self.qber))
-        return (min(first, half), min(SECOND_BLOCK * first, half), *(PASSES - 2) * (half,))
+        first, second = (1 << ceil(log2(errors / self.qber)) for errors in (FIRST_ERRORS, SECOND_ERRORS))
+        return (min(first, half), min(second, half), *(PASSES - 2) * (half,))
 
     @property
     def budget_bits(self) -> int:
