@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtrunk import kernels
 from qtrunk.base.errors import QtrunkError
-from qtrunk.plan.bench import cascade, distillation, hashing, light, reconciliation
+from qtrunk.plan.bench import cascade, distillation, hashing, light, reconciliation, sifting
 from qtrunk.plan.bench.figures import Figure, Maker
 
 MAKERS: dict[str, Maker] = {
@@ -16,6 +16,7 @@ MAKERS: dict[str, Maker] = {
     "light.thinning": light.thinning,
     "light.sequence": light.against_sequence,
     "light.day": light.memory_of_a_day,
+    "distil.sifting": sifting.sifting,
     "distil.cascade": cascade.two_processes,
     "distil.link": distillation.distillation,
     "distil.decoding": reconciliation.decoding,
