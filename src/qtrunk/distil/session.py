@@ -362,6 +362,7 @@ class LinkAlice(_Session):
         if sorted(message.released + message.destroyed) != held:
             raise WireError("Resolution does not answer for exactly the held blocks")
         self._settling, self._settled = None, True
+        tags.wipe()
         self.thrift.succeeded()
         effects: list[SessionEffect] = [Release(block) for block in message.released]
         effects += [
