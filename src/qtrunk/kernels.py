@@ -339,7 +339,8 @@ class CascadeBatch:
     When all frames are through, 32 bits of the polynomial hash under `check_key`, 16 octets, are asked; while they and
     the errors found disagree, all frames go through up to `extras` more passes, in halves.
 
-    TypeError or ValueError for arguments that are not as said here.
+    One thread at a time. The bits are wiped when it goes. TypeError or ValueError for arguments that are not as said
+    here.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from qtrunk.base.errors import LabError
 from qtrunk.cli.main import cli
-from qtrunk.plan.bench import figures, report
+from qtrunk.plan.bench import cascade, figures, report
 from qtrunk.plan.bench.figures import Figure
 
 
@@ -101,3 +101,11 @@ def test_the_real_benchmarks_run(name):
     for found in report.MAKERS[name](1, False):
         assert found.value > 0
         assert found.rival_value is None
+
+
+def test_cascade_by_two_processes_ends_with_the_same_keys():
+    found = cascade.run(40_000, 0.03)  # LabError if a key is not the same; fixed seeds, so the rest is fixed too
+    assert 1.03 < found.efficiency < 1.1
+    assert found.round_trips > 50
+    assert found.wall_s > 0
+    assert found.cpu_s > 0
