@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: setup demo test check validate reconciliation bench format clean
+.PHONY: setup demo test check validate reconciliation bench profile format clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ reconciliation: setup
 # Figures of speed beside rivals from their own packages: writes docs/benchmarks.md.
 bench: setup
 	$(BIN)/qtrunk bench --write docs/benchmarks.md
+
+# Where the time of distillation goes: writes docs/profile.md.
+profile: setup
+	$(BIN)/python tools/distillation_profile.py
 
 format: setup
 	$(BIN)/ruff format .
