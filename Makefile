@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: setup demo test check validate reconciliation bench profile format clean
+.PHONY: setup demo test check validate reconciliation soundness bench profile format clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,10 @@ validate: setup
 	$(BIN)/python tools/validation_report.py
 	$(BIN)/python tools/attack_report.py
 	$(BIN)/python tools/cascade_report.py
+
+# How often each bound behind a key's length is wrong: writes docs/soundness.md (about four minutes).
+soundness: setup
+	$(BIN)/python tools/soundness_study.py
 
 # Frame errors and what reconciliation says: writes docs/reconciliation.md (some minutes).
 reconciliation: setup

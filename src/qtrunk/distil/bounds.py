@@ -2,23 +2,24 @@
 
 Sound for every argument:
 
-`clopper_pearson`  exact binomial limits (Clopper, Pearson, Biometrika 26, 404 (1934)); for independent labels of
-                   unequal probabilities too, because binomial tails dominate Poisson-binomial ones beyond one count
-                   from the mean (Hoeffding, Ann. Math. Statist. 27, 713 (1956))
+`clopper_pearson`  exact binomial limits (Clopper, Pearson, Biometrika 26, 404 (1934)), never closer than one count: so
+                   also for independent labels of unequal probabilities, because binomial tails dominate
+                   Poisson-binomial ones from one count beyond the mean on (Hoeffding, Ann. Math. Statist. 27, 713
+                   (1956), theorem 4)
 `hoeffding`        Hoeffding, J. Am. Stat. Assoc. 58, 13 (1963), theorem 1: looser, and easy to check by hand
-`hypergeometric`   exact inversion of sampling without replacement
+`hypergeometric`   exact inversion of sampling without replacement, for limits of its arguments too
 `serfling`         Serfling, Ann. Statist. 2, 39 (1974), as arXiv:2408.17349 uses it
 
 Not sound everywhere: `lim_gamma` puts the observed error rate where the true one belongs, so it shrinks to nothing with
 few errors, when the chance of having seen so few is largest. It is here to compute what papers computed, never for a
-link.
+link. (docs/soundness.md counts how often each of them fails.)
 """
 
 from collections.abc import Callable
-from math import ceil, floor, inf, log, log2, sqrt
+from math import ceil, floor, inf, log, log2, nextafter, sqrt
 
 import numpy as np
-from scipy.special import betaincinv, gammaln
+from scipy.special import betainc, betaincinv, gammaln
 
 Bounds = Callable[[float, float, float], tuple[float, float]]
 """(count, total, p_fail) to (lower, upper) limit of the count's mean, each wrong with at most p_fail."""
@@ -26,23 +27,49 @@ Bounds = Callable[[float, float, float], tuple[float, float]]
 LARGEST_EXACT = 1e11
 """More counts than this and the exact bounds give way to Hoeffding's and Serfling's: logarithms of factorials lose
 their decimals, and from 10^14 on SciPy's inverse of the incomplete beta function is off by several deviations, or not a
-number. Below, the error of a probability is under one part in a thousand."""
+number."""
+_CARE = 0.99
+"""Exact bounds aim at this share of the failure probability that they may have. Computed probabilities are off by up to
+two parts in a thousand at LARGEST_EXACT, by 10^-7 at 10^7 counts."""
+_HALVINGS = 60
+"""Of an interval in the search for a limit: as many as a float has digits, and some."""
 _NEGLIGIBLE = 1e-25
 """Share of a sum that rounding would swallow anyway."""
 
 
 def clopper_pearson(count: float, total: float, p_fail: float) -> tuple[float, float]:
-    """One-sided limits, each failing with at most p_fail, of the mean of a binomial count (times `total`)."""
+    """One-sided limits, each failing with at most p_fail, of the mean of a count (times `total`).
+
+    For a sum of `total` independent labels, whatever their probabilities. The mean of labels that are not alike may be
+    closer to the count than a binomial one could be (a single label of probability just above p_fail, say), but never
+    where the limit keeps one count away.
+    """
     if total > LARGEST_EXACT:
         return hoeffding(count, total, p_fail)
-    low = float(betaincinv(count, total - count + 1, p_fail)) * total if count > 0 else 0.0
-    up = total * (1.0 - _upper_complement(count, total, p_fail)) if count < total else float(total)
-    return low, up
+    low = min(_lower(count, total, p_fail) * total, count - 1)
+    # An upper limit is a lower limit of the misses: so no digits are lost near 1, and none by the difference.
+    up = max(nextafter(total - _lower(total - count, total, p_fail) * total, inf), count + 1)
+    return max(0.0, low), min(float(total), up)
 
 
-def _upper_complement(count: float, total: float, p_fail: float) -> float:
-    """1 - p for the upper limit p: by symmetry a lower limit of the misses, so no digits are lost near 1."""
-    return float(betaincinv(total - count, count + 1, p_fail))
+def _lower(count: float, total: float, p_fail: float) -> float:
+    """The p for which a binomial count is at least `count` with p_fail, or a little less."""
+    if count <= 0:
+        return 0.0
+
+    def probability(p: float) -> float:
+        return float(betainc(count, total - count + 1, p))
+
+    # SciPy's inverse is quick, but not to be believed: it is not a number for a few counts and p_fail below 10^-150,
+    # and for a count of 1000 among 10^9 it has been seen to say 2500. The function itself is right.
+    found = float(betaincinv(count, total - count + 1, _CARE * p_fail))
+    if _CARE**2 * p_fail <= probability(found) <= p_fail:
+        return found
+    low, high = 0.0, count / total
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if probability(middle) <= _CARE * p_fail else (low, middle)
+    return low
 
 
 def hoeffding(count: float, total: float, p_fail: float) -> tuple[float, float]:
@@ -75,20 +102,26 @@ def hypergeometric(errors: float, tested: float, kept: float, p_fail: float) -> 
     """Upper limit of the error rate of `kept` bits when a random `tested` of all had `errors`: exact inversion.
 
     The largest number E of errors among the kept bits for which drawing at most `errors` into the test still has
-    probability p_fail. Safe with bounds for its arguments: more errors, fewer tests or fewer kept bits only raise the
-    rate.
+    probability p_fail, and one more. At most 1; 1 where the test says nothing.
+
+    The arguments may be limits: errors from above, tested and kept from below. For leave out at random some of both,
+    until floor(tested) and floor(kept) are left: that is random sampling as before, with no more errors in the test.
+    The rate then holds for a random choice of floor(kept) of the kept bits, and a key is as secret as its part at
+    least.
+    (The rate itself is not monotone in `kept`: whole numbers of errors make it jump.)
     """
     if tested + kept > LARGEST_EXACT:
-        return serfling(errors, tested, kept, p_fail)
+        return min(1.0, serfling(errors, tested, kept, p_fail))
     x, k, n = ceil(errors), floor(tested), floor(kept)
-    if x >= k:
-        return 0.5
+    if x >= k or n < 1:
+        return 1.0
+    allowed = log(_CARE * p_fail)
     low, high = 0, n  # P[at most x] falls as E grows; low is still possible, high is not (or is all)
-    if _log_at_most(x, k, n, high) >= log(p_fail):
+    if _log_at_most(x, k, n, high) >= allowed:
         return 1.0
     while high - low > 1:
         middle = (low + high) // 2
-        if _log_at_most(x, k, n, middle) >= log(p_fail):
+        if _log_at_most(x, k, n, middle) >= allowed:
             low = middle
         else:
             high = middle
@@ -99,7 +132,8 @@ def _log_at_most(x: int, k: int, n: int, errors_kept: int) -> float:
     """ln P[at most x errors fall into the k tests], when x + errors_kept of all k + n bits are wrong.
 
     Terms rise up to the likeliest number and fall at ever larger steps below it: so the sum goes down from there, or
-    from x, and ends where a geometric series over all that is left would be negligible.
+    from x, and ends where a geometric series over all that is left would be negligible. Above it, it ends after twelve
+    deviations and some: what is left there is below 10^-30 (Bernstein), and there may be 10^10 terms.
     """
     wrong = x + errors_kept
     right = k + n - wrong
@@ -115,7 +149,9 @@ def _log_at_most(x: int, k: int, n: int, errors_kept: int) -> float:
         gap = _log_term(last, wrong, right, k) - _log_term(top_i, wrong, right, k)
         if step < 1 and gap + log(max(step, 1e-300) / (1 - step)) < log(_NEGLIGIBLE):
             break
-    i = np.arange(last, x + 1, dtype=float)
+    share = wrong / (k + n)
+    most = min(x, top_i + ceil(12 * sqrt(k * share * (1 - share))) + 64)
+    i = np.arange(last, most + 1, dtype=float)
     terms = _log_term(i, wrong, right, k)
     top = float(terms.max())
     return top + log(float(np.exp(terms - top).sum()))

@@ -31,8 +31,10 @@ def check_levels(intensities: Levels) -> None:
 
 
 def photon_weights(intensities: Levels, probabilities: Levels) -> tuple[float, float]:
-    """tau_0 and tau_1: probability that a pulse holds no, one photon."""
+    """tau_0 and tau_1: probability that a pulse holds no, one photon. ValueError for a level that is never sent."""
     pairs = list(zip(intensities, probabilities, strict=True))
+    if not all(p > 0 for p in probabilities):
+        raise ValueError(f"probabilities: each must be above 0, {list(probabilities)} came")
     return sum(p * exp(-k) for k, p in pairs), sum(p * exp(-k) * k for k, p in pairs)
 
 

@@ -27,15 +27,21 @@ from qtrunk.distil.decoy import two_decoy_errors, two_decoys
 from qtrunk.stages import Observations
 
 EVENTS = 13
+EPS_MIN = 1e-100
+"""A smaller epsilon cannot be split into events: their squares leave the range of floating point numbers."""
 BOUNDS = {"exact": (clopper_pearson, hypergeometric), "hoeffding": (hoeffding, serfling)}
 """Bounds of counts, bound of the sampling."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpsilonBudget:
-    """What may go wrong with which probability in one block."""
+    """What may go wrong with which probability in one block. ValueError for an epsilon that is none."""
 
     secret: float = 1e-10
+
+    def __post_init__(self) -> None:
+        if not EPS_MIN <= self.secret < 1:
+            raise ValueError(f"eps_secret {self.secret:g}: from {EPS_MIN:g} to below 1")
 
     @property
     def amplification(self) -> float:
@@ -64,14 +70,14 @@ class KeyLength:
 
 def proof_of(bounds: str) -> str:
     """Name, bounds and version of the rule; goes into every key's record."""
-    return f"variable-length-2-decoy-eur/{bounds}/1"
+    return f"variable-length-2-decoy-eur/{bounds}/2"
 
 
 def key_length(seen: Observations, leak_bits: float, budget: EpsilonBudget, bounds: str = "exact") -> KeyLength:
     """Secret bits of a block after `leak_bits` were said in public (verification tag included).
 
     Never negative, never more than the sifted bits. ValueError where the intensities are not those of a two-decoy
-    protocol, or for bounds that are not in BOUNDS.
+    protocol, where a level is never sent, or for bounds that are not in BOUNDS.
     """
     if bounds not in BOUNDS:
         raise ValueError(f"bounds {bounds!r}: {' or '.join(BOUNDS)} are sound for a link")

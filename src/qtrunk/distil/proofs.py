@@ -31,11 +31,9 @@ from typing import NamedTuple
 
 from qtrunk.distil import decoy
 from qtrunk.distil.bounds import deviation, hoeffding, lim_gamma, serfling_deviation
-from qtrunk.distil.keylength import BOUNDS, EpsilonBudget, entropy, key_length
+from qtrunk.distil.keylength import BOUNDS, EPS_MIN, EpsilonBudget, entropy, key_length
 from qtrunk.stages import Observations
 
-EPS_MIN = 1e-100
-"""A smaller eps_sec cannot be split into events: their squares leave the range of floating point numbers."""
 LIVE = ("variable",)
 """Proofs that hold for a length read off the observed counts of each block: all that a link may use."""
 

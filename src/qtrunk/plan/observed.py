@@ -12,7 +12,8 @@ from math import fsum, isfinite
 
 from qtrunk.base.errors import ConfigError
 from qtrunk.distil.decoy import check_levels
-from qtrunk.distil.proofs import EPS_MIN, PROOFS, Observed
+from qtrunk.distil.keylength import EPS_MIN
+from qtrunk.distil.proofs import PROOFS, Observed
 
 LISTS = ("intensities", "probabilities", "n_Z", "m_Z", "n_X", "m_X")
 NUMBERS = ("leak_bits", "eps_sec", "eps_cor")
