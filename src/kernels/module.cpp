@@ -419,6 +419,7 @@ Array<uint64_t> decode_gaps(Vector<uint8_t> octets, size_t count, uint64_t limit
 
 NB_MODULE(_kernels, m) {
     in_force = best();
+    nb::set_leak_warnings(false);  // a process that ends in the middle of a block is no leak
 #if defined(__GLIBC__)
     // Arrays of a block's size come and go all the time: the allocator keeps their pages, because new ones from the system,
     // zeroed one by one at first touch, cost several times what most kernels do with them. One arena, so that all threads

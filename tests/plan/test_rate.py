@@ -59,12 +59,14 @@ def test_rates_fall_with_loss_and_come_back_with_a_lower_epsilon():
     assert planned(link(60, eps_sec=1e-14)).secret_bps < planned(link(60)).secret_bps
 
 
-def test_the_leak_is_that_of_the_links_own_codes_or_of_an_efficiency():
+def test_the_leak_is_that_of_the_links_own_way_or_of_an_efficiency():
     own = figures(planned(link(40)))
-    assert 1.05 < own["efficiency"] < 1.8
-    asked = figures(planned(link(40, efficiency=1.1)))
-    assert asked["efficiency"] == pytest.approx(1.1, rel=1e-9)
-    assert asked["secret_bps"] > own["secret_bps"]
+    assert 1.04 < own["efficiency"] < 1.07  # Cascade
+    # Round trips take too much of so short a block: codes say more.
+    assert 1.1 < figures(planned(link(40, block_s=1.0)))["efficiency"] < 1.8
+    better, worse = (figures(planned(link(40, efficiency=efficiency))) for efficiency in (1.02, 1.1))
+    assert worse["efficiency"] == pytest.approx(1.1, rel=1e-9)
+    assert better["secret_bps"] > own["secret_bps"] > worse["secret_bps"]
 
 
 def test_a_link_too_noisy_for_any_code_gives_no_key():
@@ -78,7 +80,7 @@ def test_a_link_too_noisy_for_any_code_gives_no_key():
 def test_optimised_settings_are_better_valid_and_repeatable(proof):
     plan = link(70, proof=proof)
     usual, found = planned(plan), optimised(plan)
-    assert found.secret_bps > 1.04 * usual.secret_bps
+    assert found.secret_bps > 1.03 * usual.secret_bps
     mu, p = found.choice.intensities, found.choice.probabilities
     assert len(mu) == len(p) == PROOFS[proof].levels
     assert list(mu) == sorted(mu, reverse=True)

@@ -30,6 +30,8 @@ CASCADE_UP_TO_BPS = 5e6
 """And up to which Cascade keeps up with the light, beside all else that a node does."""
 CASCADE_ROUNDS = 350
 """Round trips of a block with Cascade, about, when it is slow."""
+ANSWER_S = 0.003
+"""What two nodes take for a question and its answer, the fibre aside."""
 CASCADE_SHARE = 0.5
 """Of the time that a block's light takes, so much may go to round trips."""
 CASCADE_SIGMAS = 4.0
@@ -106,17 +108,27 @@ class Finder(Protocol):
         """For the operator."""
 
 
-def choose_method(wanted: str, terms: Terms, light_s: float, round_trip_s: float) -> str:
-    """The policy's way, or under AUTO the one that suits the block's rate, size and round trips."""
+def round_trip_s(length_km: float) -> float:
+    """What a question and its answer take over so much fibre, at two thirds of the speed of light."""
+    return 2 * length_km / 2e5 + ANSWER_S
+
+
+def least_bits(method: str, terms: Terms) -> int:
+    """What this way says about a key at least, nearly all of it as a rule; BlockAborted where no way reaches so far."""
+    if method == CASCADE:
+        return _cascade_bits(terms)
+    return choose(terms.errors, terms.tested, terms.bits, is_fast=method == FAST).leak_bits((), ())
+
+
+def choose_method(wanted: str, terms: Terms, light_s: float, answer_s: float) -> str:
+    """The policy's way, or under AUTO the one that suits the block's rate, size and round trips (`answer_s` each)."""
     if wanted != AUTO:
         return wanted
     if terms.bits > FAST_FROM_BPS * light_s:
         return FAST
     is_slow_enough = terms.bits <= CASCADE_UP_TO_BPS * light_s
-    if is_slow_enough and CASCADE_ROUNDS * round_trip_s <= CASCADE_SHARE * light_s and terms.qber < cascade.QBER_MAX:
-        lean = choose(terms.errors, terms.tested, terms.bits)
-        if _cascade_bits(terms) < lean.leak_bits((), ()):
-            return CASCADE
+    if is_slow_enough and CASCADE_ROUNDS * answer_s <= CASCADE_SHARE * light_s and terms.qber < cascade.QBER_MAX:
+        return min((LDPC, CASCADE), key=lambda method: least_bits(method, terms))
     return LDPC
 
 

@@ -6,13 +6,11 @@ from qtrunk.base.ports import Clock, Random
 from qtrunk.distil.keylength import EpsilonBudget
 from qtrunk.distil.parties import AuthLedger, BlockAlice, BlockBob, DistilParameters
 from qtrunk.distil.session import BlockStore, LinkAlice, LinkBob, LinkEnd
+from qtrunk.distil.ways import round_trip_s
 from qtrunk.plan.light import Light, refusal
 from qtrunk.quantum import source
 from qtrunk.stages import Detections, Octets, Positions, Pulses, Role, Settings
 from qtrunk.topology import Link
-
-ANSWER_S = 0.003
-"""What two nodes take for a question and its answer, the fibre aside."""
 
 
 def make_session(
@@ -24,8 +22,7 @@ def make_session(
         budget=EpsilonBudget(secret=wish.epsilon_secret),
         bounds=wish.bounds,
         reconciliation=wish.reconciliation,
-        # There and back at two thirds of the speed of light, and what both ends need.
-        round_trip_s=2 * link.length_km / 2e5 + ANSWER_S,
+        round_trip_s=round_trip_s(link.length_km),
     )
 
     def settings_of(pulses: Pulses) -> source.SourceSettings:

@@ -1,7 +1,7 @@
 """Secret key of a planned link with finite blocks: what its light shows on average, through the link's own key length.
 
-Light is the oracle of the simulated link (quantum.analytic, drift included), the codes are those of the live link
-(distil.reconcile) unless an efficiency is asked for, and the length is distil.proofs: the same functions as on a link.
+Light is the oracle of the simulated link (quantum.analytic, drift included), reconciliation goes the way that a live
+link would take (distil.ways) unless an efficiency is asked for, and the length is distil.proofs: the same functions.
 Counts are expected values, so a real block is a little longer or shorter.
 
 Rates are per second of the link's own time; a share of it (`reference_fraction`) goes to the control of the phase.
@@ -20,7 +20,7 @@ from qtrunk.distil import decoy
 from qtrunk.distil.authentication import AUTH_OCTETS
 from qtrunk.distil.keylength import entropy
 from qtrunk.distil.proofs import PROOFS, Observed, Proved, prove
-from qtrunk.distil.reconcile import choose
+from qtrunk.distil.ways import AUTO, Terms, choose_method, least_bits, round_trip_s
 from qtrunk.quantum.analytic import Expected, expected
 from qtrunk.quantum.channel import drift_of, with_drift
 from qtrunk.quantum.detectors import Detector
@@ -48,7 +48,7 @@ class PlannedLink:
     """Both detectors, where they are not those of the equipment."""
     block_s: float = 4.0
     efficiency: float | None = None
-    """Of reconciliation: leak over n h(QBER). None: what the link's own codes say."""
+    """Of reconciliation: leak over n h(QBER). None: what a link of its own would say."""
     proof: str = "variable"
     bounds: str | None = None
     eps_sec: float = 1e-10
@@ -99,11 +99,12 @@ class PlannedLink:
     def _leak_bits(self, seen: Observed) -> float:
         if self.efficiency is not None:
             return self.efficiency * seen.key_total * entropy(sum(seen.key_errors) / max(1e-300, seen.key_total))
+        terms = Terms(round(sum(seen.test_errors)), round(sum(seen.test_counts)), max(1, round(seen.key_total)))
         try:
-            plan = choose(round(sum(seen.test_errors)), round(sum(seen.test_counts)), max(1, round(seen.key_total)))
-        except BlockAborted:  # no code reaches so far
+            method = choose_method(AUTO, terms, self.block_s, round_trip_s(self.km))
+            return least_bits(method, terms)
+        except BlockAborted:  # no way reaches so far
             return seen.key_total
-        return plan.leak_bits((), ())
 
     def prove(self, seen: Observed) -> Proved:
         """By the proof that was asked for."""
