@@ -64,7 +64,6 @@ these parts are tested. "." stands for tests/distil.
 import re
 from dataclasses import replace
 from math import exp, log, log2, sqrt
-
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +79,6 @@ from qtrunk.distil.proofs import PROOFS, prove
 from qtrunk.distil.verify import make_hash
 from qtrunk.plan.rate import Choice, PlannedLink, planned
 from qtrunk.stages import Pulses
-
 
 TESTS = Path(__file__).parent.parent
 
