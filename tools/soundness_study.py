@@ -397,7 +397,7 @@ def picture(study: Study, path: Path) -> None:
         spread = np.array([measured_ - limits[:, 0], limits[:, 1] - measured_]) / allowed
         right.errorbar(measured_ / allowed, at, xerr=spread, fmt="o", ms=3, lw=1, label=rule.name)
     right.axvline(1, color="k", lw=0.8, ls="--")
-    right.set(xlim=(-0.02, 1.1), xlabel=f"failures of s_Z1 or phi_Z, of those allowed (events at {EVENTS[0]:.0%})")
+    right.set(xlabel=f"failures of s_Z1 or phi_Z, of those allowed (events at {EVENTS[0]:.0%})")
     right.set_yticks(range(len(names)), names, fontsize=7)
     right.legend(fontsize=7)
     for axes in (left, right):

@@ -1,11 +1,70 @@
-"""Mistakes that key-length code was seen to make, each as a check that the mistaken way fails and ours passes.
+"""Mistakes that key-distribution code was seen to make, each as a check that the mistaken way fails and ours passes.
 
-Numbers are of the list of known mistakes: 1 leakage, 2 verification, 3 and 4 error rates, 5 decoy bounds, 6 asymmetric
-statistics, 7 dropped frames, 14 numerics. (The others are about seeds, tags, sifting and relays: tested there.)
+Those of the formula are here, those of the protocol around it in test_protocol_mistakes.py, those of other parts where
+these parts are tested. "." stands for tests/distil.
+
+ 1  leak subtracted twice, or simulated instead of counted        ./test_mistakes: leak_is_subtracted_once
+    what a retry said forgotten; Bob's words forgotten            ./test_protocol_mistakes: every_try_and_both_ends
+    a leak that varies without its price                          ./test_protocol_mistakes: when_a_frame_was_solved
+    no limit of the leak beforehand                               ./test_reconcile: rounds_and_failures_are_refused
+ 2  verification tag not paid for                                 ./test_mistakes: the_verification_tag_is_paid_for
+    a polynomial hash booked as 2^-t                              ./test_mistakes: a_polynomial_hash_collides
+    a checksum in place of a hash                                 ./test_protocol_mistakes: a_checksum_is_no
+    a failed block used or tried again                            ./test_protocol_mistakes: a_block_that_fails
+ 3  key-basis errors taken for phase errors                       ./test_mistakes: the_phase_error_comes_from
+    key errors not counted from the corrections                   ./test_parties: both_ends_hold_the_same_key
+ 4  leak of the errors of some intensities only                   ./test_mistakes: the_planned_leak_is_of_the_errors
+    test and key swapped in Serfling's bound                      ./test_mistakes: serfling_squares_the_size
+    entropy that falls again beyond one half                      ./test_mistakes: entropy_does_not_fall
+ 5  no e^k / p_k; tau_n of the signal only                        ./test_mistakes: decoy_bounds_hold
+    Hoeffding's deviation of one level's count                    ./test_mistakes: hoeffding_is_of_all_counts
+    an epsilon not split, or once for both sides                  ./test_mistakes: the_epsilon_is_split
+    a sampling penalty that is no tail bound                      ./test_mistakes: sampling_bounds_cover
+    binomial limits for labels that are not alike                 ./test_bounds: limits_of_counts_hold
+ 6  size of the test derived, not counted                         ./test_mistakes: the_size_of_the_test
+    bases mixed                                                   ./test_protocol_mistakes: key_and_test_are_told
+    nominal probabilities                                         ./test_mistakes: probabilities_are_those
+ 7  frames dropped for their errors                               ./test_mistakes: no_frame_is_dropped
+    lost light passed over                                        ./test_session: a_module_that_loses_or_repeats
+ 8  the same data again until it passes                           ./test_protocol_mistakes: the_test_is_drawn_once
+    a block number used again                                     ./test_session: an_old_block_number
+    settings chosen after the light                               ./test_session: other_light_than_agreed
+ 9  a Toeplitz seed too short                                     ./test_protocol_mistakes: a_toeplitz_seed_has
+    said too early, or used again                                 ./test_protocol_mistakes: a_toeplitz_seed_is_said
+    transforms that round                                         ./test_protocol_mistakes: long_keys_are_hashed
+    a matrix that is none                                         kernels/test_kernels: toeplitz_equals_the_direct_sum
+10  tags of one direction only                                    ./test_protocol_mistakes: tags_cover_the_messages
+    a message changed, moved, reflected, repeated                 ./test_parties: one_flipped_bit_anywhere
+                                                                  ./test_parties: a_message_of_another_block
+                                                                  ./test_parties: a_reflected_message
+                                                                  ./test_parties: a_repeated_message
+    a tag's key used twice                                        ./test_protocol_mistakes: a_tag_key_used_twice
+                                                                  ./test_protocol_mistakes: each_tag_of_a_block
+                                                                  kms/test_spending: authentication_portions_are
+    a collision bound of one block                                ./test_protocol_mistakes: a_collision_bound_counts
+                                                                  crypto/test_its: the_collision_bound_grows
+    key for tags not paid for                                     ./test_protocol_mistakes: what_authentication_costs
+    a stranger who drains it                                      relay/test_kx_doubt: a_forged_message_burns
+11  key bits, detectors, double clicks announced                  ./test_protocol_mistakes: what_bob_announces
+    intensities too early or of other clicks                      ./test_protocol_mistakes: alice_says_nothing_before
+12  a bad generator; a simulator's in production                  crypto/test_randomness: a_generator_that_failed_once
+                                                                  test_tidy: secrets_come_from_the_system
+    settings that depend on each other or are biased              quantum/test_channel: settings_have_the_exact
+13  hop keys used twice, kept, or not agreed                      relay/test_kx: both_ends_get_the_same_keys_once
+                                                                  relay/test_kx: no_message_and_no_relay_disk
+                                                                  kms/test_spending: a_replayed_slice
+    epsilons of hops not added                                    relay/test_kx: the_receipts_of_both_ends
+14  a bit by rounding                                             ./test_mistakes: a_sum_a_rounding_error_above
+    huge counts, vanishing epsilons                               ./test_mistakes: huge_counts_get_bounds
+                                                                  ./test_mistakes: a_vanishing_epsilon
+                                                                  ./test_bounds: no_test_errors_are_hidden
+    a library's inverse function believed                         ./test_bounds: an_inverse_function_that_is_wrong
 """
 
+import re
 from dataclasses import replace
 from math import exp, log, log2, sqrt
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +79,17 @@ from qtrunk.distil.proofs import PROOFS, prove
 from qtrunk.distil.verify import make_hash
 from qtrunk.plan.rate import Choice, PlannedLink, planned
 from qtrunk.stages import Pulses
+
+TESTS = Path(__file__).parent.parent
+
+
+def test_the_table_names_tests_that_there_are():
+    named = re.findall(r"(\S*test_\w+): (\w+)$", __doc__, re.MULTILINE)
+    assert len(named) > 50
+    for place, name in named:
+        path = TESTS / (place.replace("./", "distil/") + ".py")
+        found = re.findall(rf"^def test_(?:\w+_)?{name}", path.read_text(), re.MULTILINE)
+        assert found, f"{place}: {name}"
 
 
 def length(block, name="lim2014"):

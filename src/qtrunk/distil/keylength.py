@@ -16,7 +16,8 @@ sound (distil.bounds):
              for the errors of the key bits given those of the test bits
 `hoeffding`  Hoeffding's inequality for the counts and Serfling's for the sampling: always looser, simpler to check
 
-Rules of other papers are in distil.proofs, for comparison; a link cannot choose them.
+Rules of other papers are in distil.proofs, for comparison; a link cannot choose them. The whole argument is in
+docs/security.md, measured failures of the bounds in docs/soundness.md.
 """
 
 from dataclasses import dataclass
