@@ -124,6 +124,20 @@ def test_the_sampling_bound_holds_with_limits_for_its_sizes():
                 assert failing <= p_fail, (tested, kept, fewer_tested, fewer_kept, wrong)
 
 
+@pytest.mark.parametrize("p_fail", [1e-22, 1e-3, 0.3])
+@pytest.mark.parametrize(("tested", "kept"), [(1, 50), (5, 5), (13, 300), (40, 2), (200, 50)])
+def test_the_sampling_bound_is_the_first_number_of_errors_that_is_ruled_out(tested, kept, p_fail):
+    """Against exact fractions: what it says is ruled out at p_fail, and one error less is not at 0.98 of it."""
+    for errors in {0, 1, tested // 3, tested // 2, tested - 1} - {tested}:
+
+        def at_most(extra, errors=errors):
+            return sum(chances(errors + extra, tested, kept)[: errors + 1])
+
+        first = round(tails.hypergeometric(errors, tested, kept, p_fail) * kept)
+        assert first == kept or at_most(first) <= Fraction(p_fail)
+        assert first == 1 or at_most(first - 1) >= Fraction(98, 100) * Fraction(p_fail)
+
+
 def test_the_rate_jumps_with_the_number_of_kept_bits():
     """Why the argument for smaller sizes is one about random parts, not about a rate that falls with the size."""
     rates = [tails.hypergeometric(0, 1, kept, 0.5 / 0.99) for kept in range(2, 9)]
