@@ -61,8 +61,8 @@ CAUSES = frozenset(
 )
 ACCEPT, CONFIRM, RELEASED = range(SLOTS)
 """Tags of a block."""
-SHORT_OCTETS = 256
-"""Room for the short messages behind Proof, alike at both ends."""
+SHORT_OCTETS = 1024
+"""Room for labels and for the short messages behind Proof, alike at both ends."""
 
 
 @dataclass(frozen=True, slots=True)
