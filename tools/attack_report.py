@@ -17,8 +17,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.distil.authentication import AUTH_OCTETS
 from qtrunk.distil.keylength import EpsilonBudget, entropy, key_length
-from qtrunk.distil.parties import AUTH_OCTETS, BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release, Send
+from qtrunk.distil.parties import BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release, Send
 from qtrunk.quantum import monitors, run
 from qtrunk.quantum.analytic import expected
 from qtrunk.quantum.attack import KINDS, NO_STRENGTH, Attack, knowledge
@@ -27,7 +28,7 @@ from qtrunk.quantum.dice import Dice
 from qtrunk.quantum.optics import of_equipment
 from qtrunk.quantum.readings import Readings
 from qtrunk.quantum.source import SourceSettings, decode_bases, decode_settings, words
-from qtrunk.sim.replay import _Ledger
+from qtrunk.sim.replay import ReplayLedger
 from qtrunk.stages import Detections, Observations, Pulses, Role
 from qtrunk.topology import Equipment
 
@@ -264,7 +265,8 @@ class _Random:
 
 
 def _parties(detections, settings, pulses):
-    parameters = DistilParameters()
+    # Codes: of Cascade's three hundred messages each is like the next.
+    parameters = DistilParameters(reconciliation="ldpc")
     random = _Random(SEED)
     secret = random.octets(AUTH_OCTETS)
     common = {
@@ -275,7 +277,7 @@ def _parties(detections, settings, pulses):
         "random": random,
         "now": lambda: 0.0,
     }
-    ledgers = [_Ledger(secret, parameters.auth_target_octets) for _ in range(2)]
+    ledgers = [ReplayLedger(secret, parameters.auth_target_octets) for _ in range(2)]
     return BlockAlice(settings=settings, light_s=4.0, auth=ledgers[0], **common), BlockBob(
         detections=detections, auth=ledgers[1], **common
     )
