@@ -400,7 +400,7 @@ def toeplitz_hash(bits: U8, bits_count: int, seed: U8, output_bits: int) -> U8:
     """y_i = XOR_j s[i - j + n - 1] x_j, exact, packed most significant bit first; unused last bits are zero.
 
     `bits` holds n = `bits_count` bits, `seed` n + `output_bits` - 1, packed alike; output_bits <= n. Cost
-    grows as n output_bits^0.58: about 0.1 s for 2^23 bits into 0.35 of that.
+    grows nearly as n: about 0.5 ns an input bit at 2^20 bits, 0.7 ns at 2^24.
     """
     _check("bits", bits, np.uint8)
     _check("seed", seed, np.uint8)
@@ -412,7 +412,7 @@ def poly_hash(key: bytes, data: bytes | bytearray | memoryview | U8, state: byte
 
     An element is 16 octets, little-endian, bit i the coefficient of x^i, modulo x^128 + x^7 + x^2 + x + 1.
     The last block is padded with zeros and the LENGTH IS NOT MIXED IN: callers must frame what they hash
-    (crypto.universal does). A state continues an earlier call over whole blocks. 5 Gbyte/s.
+    (crypto.universal does). A state continues an earlier call over whole blocks. 20 Gbyte/s.
     """
     return _kernels.poly_hash(key, np.frombuffer(data, np.uint8), state)
 

@@ -8,7 +8,8 @@ import pytest
 
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.wire import encode
-from qtrunk.distil.authentication import FREE_LOSSES
+from qtrunk.distil.authentication import AUTH_OCTETS, FREE_LOSSES, LOSS_PAUSE_S
+from qtrunk.distil.messages import Resolve
 from qtrunk.distil.parties import BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release
 from qtrunk.distil.session import (
     BLOCK_TIMEOUT_S,
@@ -465,3 +466,53 @@ def test_no_light_is_announced_that_the_epsilon_budget_could_not_pay(world):
     assert sorted(world.stores["alice"].released) == [1, 2, 3, 4]
     assert set(world.armed) == {1, 2, 3, 4}
     assert not world.stores["alice"].destroyed
+
+
+def held_but_unsettled(world):
+    """Alice holds block 1, Bob's last word is lost, the connection is cut and made anew; Bob's Resume."""
+    world.lose = lose_after(7)
+    world.shine(1)
+    assert world.stores["alice"].held
+    world.lose = lambda *_: False
+    world.cut()
+    world.connect()
+    (_, resume) = world.wire.pop(0)
+    return resume
+
+
+def test_one_resolution_is_looked_at_for_each_resolve(world):
+    world.do("alice", world.sessions["alice"].receive(held_but_unsettled(world)))
+    (_, resolve) = world.wire.pop(0)
+    world.do("bob", world.sessions["bob"].receive(resolve))
+    (_, resolution) = world.wire.pop(0)
+    forged = resolution[:-1] + bytes([resolution[-1] ^ 1])
+    world.do("alice", world.sessions["alice"].receive(forged))
+    # The genuine one comes second on this connection: a forger would have had as many tries as he likes.
+    world.do("alice", world.sessions["alice"].receive(resolution))
+    assert not world.stores["alice"].released
+    assert [name for name, _ in world.disconnects] == ["alice", "alice"]
+    world.cut()
+    world.connect()
+    world.settle()
+    world.agree()
+    assert 1 in world.stores["alice"].released
+
+
+def test_forged_settlements_cannot_empty_bobs_pool(world):
+    before = spent(world)[1]
+    for number in range(40):
+        forged = Resolve(last_block=1, held=[1], auth_block=0, auth_offset=before + number * AUTH_OCTETS, tag=bytes(16))
+        world.do("bob", world.sessions["bob"].receive(b"\0" + encode(forged)))
+    assert spent(world)[1] - before == (FREE_LOSSES + 1) * AUTH_OCTETS
+    assert len(world.disconnects) == 40
+    # And no light either, until the pause is over.
+    world.armed.clear()
+    world.cut()
+    world.connect()
+    world.settle()
+    assert "bob" not in {name for ends in world.armed.values() for name in ends}
+    world.now_s += LOSS_PAUSE_S + 1
+    for name in ("alice", "bob"):
+        world.do(name, world.sessions[name].tick())
+    world.settle()
+    assert any(ends == {"alice", "bob"} for ends in world.armed.values())

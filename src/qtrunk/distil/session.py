@@ -145,6 +145,7 @@ class _Session:
         self._device = False
         self._seeds: dict[int, tuple[Pulses, bytes]] = {}
         self._deadline_s: dict[int, float] = {}
+        self.thrift = Thrift()
 
     @property
     def is_ready(self) -> bool:
@@ -173,6 +174,17 @@ class _Session:
             else:
                 wrapped.append(effect)
         return wrapped
+
+    def _hear(self, block: int, machine: BlockAlice | BlockBob, payload: bytes) -> list[SessionEffect]:
+        """A message for a block's machine, and what of authentication key was spent or bought something with it."""
+        had_spent = machine.has_spent
+        effects = self._wrap(block, machine.receive(payload))
+        self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
+        if machine.has_spent and not had_spent:
+            self.thrift.spent(self._end.now_s())
+        if any(isinstance(effect, Release) for effect in effects):
+            self.thrift.succeeded()
+        return effects
 
     def _arm(self, pulses: Pulses) -> Arm:
         seed = self._end.random.octets(32)
@@ -225,8 +237,9 @@ class LinkAlice(_Session):
         self._settling: tuple[list[int], Authenticator] | None = None
         """Blocks that are being settled, and what authenticates it."""
         self._settle_tries = 0
+        self._is_asking = False
+        """Resolve was said and is not answered: one answer is looked at, so that a forger has one try for each."""
         self._is_paused = False
-        self.thrift = Thrift()
 
     def connected(self) -> list[SessionEffect]:
         """The channel is up; Bob speaks first."""
@@ -237,7 +250,7 @@ class LinkAlice(_Session):
     def disconnected(self) -> list[SessionEffect]:
         """The channel is gone: open blocks die, held ones wait for Resume."""
         self._connected = self._settled = False
-        self._resume = None
+        self._resume, self._is_asking = None, False
         return self._drop_all("channel", "the classical channel was cut")
 
     def device_down(self) -> list[SessionEffect]:
@@ -311,13 +324,7 @@ class LinkAlice(_Session):
         if machine is None:
             # Nothing is known of this block (a replay, or one that died here): it must die there too.
             return []
-        had_spent = machine.has_spent
-        effects = self._wrap(block, machine.receive(payload))
-        self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
-        if machine.has_spent and not had_spent:
-            self.thrift.spent(self._end.now_s())
-        if any(isinstance(effect, Release) for effect in effects):
-            self.thrift.succeeded()
+        effects = self._hear(block, machine, payload)
         if any(isinstance(effect, Release | Destroy) for effect in effects):
             self._forget(block)
             effects += self._announce()
@@ -345,13 +352,15 @@ class LinkAlice(_Session):
         self._settle_tries += 1
         tags = self._settling[1]
         block, offset = tags.reference
+        self._is_asking = True
         # Always the same words for the same blocks: one key must never tag two messages.
         tag = tags.tag(RESOLVE, self._label("resolve"), [_numbers(held)])
         return [self._say(Resolve(last_block=own_last, held=held, auth_block=block, auth_offset=offset, tag=tag))]
 
     def _conclude(self, message: Resolution) -> list[SessionEffect]:
-        if self._settling is None or self._settled:
+        if self._settling is None or not self._is_asking:
             raise WireError("Resolution without Resolve")
+        self._is_asking = False
         held, tags = self._settling
         tags.verify(
             RESOLUTION,
@@ -521,8 +530,7 @@ class LinkBob(_Session):
                 machine = self._machines.get(block)
                 if machine is None:
                     return []
-                self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
-                return self._after(block, self._wrap(block, machine.receive(payload)))
+                return self._after(block, self._hear(block, machine, payload))
             message: SessionMessage = decode(payload, SessionMessage)
             if isinstance(message, Resolve):
                 return self._resolution(message)
@@ -554,6 +562,8 @@ class LinkBob(_Session):
         self._end.store.note_block(self._end.link, message.block)
         if not self._device:
             return [self._say(Cancel(block=message.block, why="receiver not ready"))]
+        if self._end.now_s() < self.thrift.not_before_s:
+            return [self._say(Cancel(block=message.block, why="authentication key was spent in vain: waiting"))]
         self._frames[message.block] = []
         self._covered[message.block] = 0
         self._deadline_s[message.block] = self._light_deadline_s(announced)
@@ -566,8 +576,12 @@ class LinkBob(_Session):
         if self._settled is not None and self._settled[0] == message and set(pending) <= set(message.held):
             # The very words again: so is the answer, because one key must never tag two messages.
             return [self._say(self._settled[1])]
+        if self._end.now_s() < self.thrift.not_before_s:
+            raise AuthenticationFailed("authentication key was spent in vain: waiting before more is")
         tags = self._end.auth.take(message.auth_block, message.auth_offset, SETTLE_EPSILON)
+        self.thrift.spent(self._end.now_s())
         tags.verify(RESOLVE, self._label("resolve"), [_numbers(message.held)], message.tag)
+        self.thrift.succeeded()
         store, link = self._end.store, self._end.link
         effects: list[SessionEffect] = [Release(block) for block in message.held if block in pending]
         effects += [
@@ -579,6 +593,7 @@ class LinkBob(_Session):
         destroyed = [b for b in message.held if b not in released]
         tag = tags.tag(RESOLUTION, self._label("resolution"), [_numbers(released), _numbers(destroyed)])
         resolution = Resolution(released=released, destroyed=destroyed, tag=tag)
+        tags.wipe()
         self._settled = message, resolution
         return [*effects, self._say(resolution)]
 

@@ -233,9 +233,7 @@ class LinkRunner:
 
     def _check_authentication(self, auth_octets: int, epsilon: float) -> None:
         """Alarms of what authenticates: key, epsilon, losses, the scheme in force."""
-        most, losses = self._authentication.pool.epsilon_max, 0
-        if isinstance(self._session, LinkAlice):
-            losses = self._session.thrift.losses
+        most, losses = self._authentication.pool.epsilon_max, self._session.thrift.losses
         is_low = auth_octets < AUTH_LOW_OCTETS and self.statistics.released >= AUTH_LOW_AFTER_BLOCKS
         for is_so, type_, severity, text in (
             (is_low, "AuthenticationKeyLow", "major", f"{auth_octets} octets of authentication key left"),
