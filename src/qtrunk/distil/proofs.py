@@ -153,34 +153,32 @@ def _variable(seen: Observed, bounds: str) -> Proved:
 def _lim2014(seen: Observed) -> Proved:
     terms = 21
     event = seen.eps_sec / terms
-
-    def limits(counts: tuple[float, ...]) -> list[tuple[float, float]]:
-        # As printed: not cut at nothing and at everything.
-        delta = deviation(sum(counts), event)
-        return [(count - delta, count + delta) for count in counts]
-
+    limits = partial(_uncut, event)
     levels = (seen.intensities, seen.probabilities)
     s_z0, s_z1 = decoy.two_decoys(*levels, limits(seen.key_counts), seen.key_total)
     _, s_x1 = decoy.two_decoys(*levels, limits(seen.test_counts), sum(seen.test_counts))
-    rate = _rate(decoy.two_decoy_errors(*levels, limits(seen.test_errors)), s_x1)
-    phi_z = _phase_error(rate, s_z1, lim_gamma(seen.eps_sec, rate, s_x1, s_z1, terms) if min(s_x1, s_z1) > 0 else 0.5)
-    secret = s_z0 + s_z1 * (1 - entropy(phi_z)) - 6 * log2(terms / seen.eps_sec)
-    return _proved(seen, s_z0, s_z1, phi_z, secret, event)
+    return _with_lim_gamma(seen, s_z0, s_z1, s_x1, decoy.two_decoy_errors(*levels, limits(seen.test_errors)), terms)
 
 
 def _rusca2018(seen: Observed) -> Proved:
     terms = 19
     event = seen.eps_sec / terms
+    (s_z0, s_z1), (_, s_x1), errors = _one_decoy(seen, partial(_uncut, event), event, inf)
+    return _with_lim_gamma(seen, s_z0, s_z1, s_x1, errors, terms)
 
-    def limits(counts: tuple[float, ...]) -> list[tuple[float, float]]:
-        delta = deviation(sum(counts), event)
-        return [(count - delta, count + delta) for count in counts]
 
-    (s_z0, s_z1), (_, s_x1), errors = _one_decoy(seen, limits, event, inf)
+def _uncut(event: float, counts: tuple[float, ...]) -> list[tuple[float, float]]:
+    """Hoeffding's limits as printed: not cut at nothing and at everything."""
+    delta = deviation(sum(counts), event)
+    return [(count - delta, count + delta) for count in counts]
+
+
+def _with_lim_gamma(seen: Observed, s_z0: float, s_z1: float, s_x1: float, errors: float, terms: int) -> Proved:
+    """Phase error and length with Lim's gamma; `errors` of single photons in the test basis."""
     rate = _rate(errors, s_x1)
     phi_z = _phase_error(rate, s_z1, lim_gamma(seen.eps_sec, rate, s_x1, s_z1, terms) if min(s_x1, s_z1) > 0 else 0.5)
     secret = s_z0 + s_z1 * (1 - entropy(phi_z)) - 6 * log2(terms / seen.eps_sec)
-    return _proved(seen, s_z0, s_z1, phi_z, secret, event)
+    return _proved(seen, s_z0, s_z1, phi_z, secret, seen.eps_sec / terms)
 
 
 def _wiesemann2026(seen: Observed) -> Proved:

@@ -17,6 +17,7 @@ import numpy as np
 from qtrunk.base.errors import LabError
 from qtrunk.distil.cascade import FRAMES_MAX, LENGTH_MAX, CascadeAlice, CascadeBob, plan
 from qtrunk.distil.keylength import entropy
+from qtrunk.plan.bench.ends import read_exactly
 from qtrunk.plan.bench.figures import Figure, median
 from qtrunk.stages import Octets
 
@@ -59,19 +60,8 @@ def _send(connection: socket.socket, key: int, octets: bytes) -> None:
 
 
 def _hear(connection: socket.socket) -> tuple[int, bytes]:
-    key, length = _HEADER.unpack(_read(connection, _HEADER.size))
-    return int(key), _read(connection, int(length))
-
-
-def _read(connection: socket.socket, count: int) -> bytes:
-    octets = bytearray(count)
-    view, at = memoryview(octets), 0
-    while at < count:
-        got = connection.recv_into(view[at:])
-        if not got:
-            raise ConnectionError("the other end is gone")
-        at += got
-    return bytes(octets)
+    key, length = _HEADER.unpack(read_exactly(connection, _HEADER.size))
+    return int(key), read_exactly(connection, int(length))
 
 
 def _alice(port: int, bits: int, qber: float) -> None:

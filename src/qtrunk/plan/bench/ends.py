@@ -111,8 +111,8 @@ class End:
     def _hear(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                block, length = _HEADER.unpack(self._read(_HEADER.size))
-                self._threads[block % THREADS].submit(self._step, block, self._read(length))
+                block, length = _HEADER.unpack(read_exactly(self._connection, _HEADER.size))
+                self._threads[block % THREADS].submit(self._step, block, read_exactly(self._connection, length))
 
     def _send(self) -> None:
         with contextlib.suppress(OSError):
@@ -120,15 +120,17 @@ class End:
                 for part in parts:
                     self._connection.sendall(part)
 
-    def _read(self, count: int) -> bytes:
-        octets = bytearray(count)
-        view, at = memoryview(octets), 0
-        while at < count:
-            got = self._connection.recv_into(view[at:])
-            if not got:
-                raise ConnectionError("the other end is gone")
-            at += got
-        return bytes(octets)
+
+def read_exactly(connection: socket.socket, count: int) -> bytes:
+    """The next `count` octets; ConnectionError where the other end closes before."""
+    octets = bytearray(count)
+    view, at = memoryview(octets), 0
+    while at < count:
+        got = connection.recv_into(view[at:])
+        if not got:
+            raise ConnectionError("the other end is gone")
+        at += got
+    return bytes(octets)
 
 
 def resident_octets() -> int:
