@@ -103,17 +103,18 @@ def _replay_apart(transmitter: Path, receiver: Path, format_: str) -> None:
         outcomes.append(outcome)
         resident.append(resident_octets())
     took_s = time.perf_counter() - began_s
-    header = recording.read_receiver(receiver).header
+    received = recording.read_receiver(receiver)
     sent = recording.read_transmitter(transmitter)
-    light_s = sum(sent.pulses(outcome.block).count for outcome in outcomes) / header.clock_hz
-    clicks = sum(int(str(outcome.figures.get("detections", 0))) for outcome in outcomes)
+    light_s = sum(sent.pulses(outcome.block).count for outcome in outcomes) / received.header.clock_hz
+    rows = {entry.block: entry.rows for entry in received.blocks}
+    clicks = sum(rows[outcome.block] for outcome in outcomes)
     sifted_bits, secret_bits = (
         sum(getattr(outcome, name) for outcome in outcomes) for name in ("sifted_bits", "secret_bits")
     )
     destroyed = [outcome for outcome in outcomes if outcome.cause is not None]
     half = len(resident) // 2
     figures = {
-        "link": header.link,
+        "link": received.header.link,
         "light_s": light_s,
         "took_s": took_s,
         "blocks": len(outcomes),
