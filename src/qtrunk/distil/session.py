@@ -180,7 +180,7 @@ class _Session:
         had_spent = machine.has_spent
         effects = self._wrap(block, machine.receive(payload))
         self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
-        if machine.has_spent and not had_spent:
+        if machine.has_spent and not had_spent and self._role is Role.ALICE:  # she leads, and waits for both
             self.thrift.spent(self._end.now_s())
         if any(isinstance(effect, Release) for effect in effects):
             self.thrift.succeeded()
