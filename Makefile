@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: setup demo test check validate reconciliation soundness bench profile format clean
+.PHONY: setup demo test check validate reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
+KILLS ?= 2000
+STATES ?= 1000
 
 setup: $(STAMP)
 
@@ -19,7 +21,12 @@ demo: setup
 	@$(BIN)/qtrunk up beijing-xiongan
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --ignore tests/lab --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest tests/lab
+
+# The OpenAPI files against a real server for five minutes each, never the same twice.
+fuzz-api: setup
+	$(BIN)/python -m pytest -s tests/api/test_fuzz.py --fuzz-seconds 300
 
 check: setup
 	$(BIN)/ruff format --check .
@@ -42,13 +49,26 @@ soundness: setup
 reconciliation: setup
 	$(BIN)/python tools/reconciliation_report.py
 
-# Figures of speed beside rivals from their own packages: writes docs/benchmarks.md.
+# Figures of speed beside rivals from their own packages: writes docs/benchmarks.md and docs/benchmarks-supply.md.
 bench: setup
-	$(BIN)/qtrunk bench --write docs/benchmarks.md
+	$(BIN)/qtrunk bench --only '[!s]*' --write docs/benchmarks.md
+	$(BIN)/qtrunk bench --only 'supply.*' --write docs/benchmarks-supply.md
+	$(BIN)/python tools/key_api_bench.py
 
 # Where the time of distillation goes: writes docs/profile.md.
 profile: setup
 	$(BIN)/python tools/distillation_profile.py
+
+# Kill -9 at every effect and at random moments; every disk that a loss of power may leave; what both found, and the tests
+# behind each promise: writes docs/reliability.md (about ten minutes).
+torture: setup
+	$(BIN)/python tools/torture.py --kills $(KILLS)
+
+powerloss: setup
+	$(BIN)/python tools/powerloss.py --states $(STATES)
+
+reliability: setup
+	$(BIN)/python tools/reliability_report.py --kills $(KILLS) --states $(STATES)
 
 format: setup
 	$(BIN)/ruff format .

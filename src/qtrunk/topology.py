@@ -1,5 +1,5 @@
-"""The network as one immutable graph: nodes, links, equipment, SAEs, demands. No I/O; `to_dict` and `from_dict` are
-JSON.
+"""The network as one immutable graph: nodes, links, equipment, SAEs, tenants, demands. No I/O; `to_dict` and
+`from_dict` are JSON.
 
 A link has a direction: `alice` is the node with the transmitter, `bob` the one with the receiver. Link IDs are the two
 node IDs joined by a hyphen.
@@ -7,12 +7,18 @@ node IDs joined by a hyphen.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import pairwise
 
 import msgspec
 
 from qtrunk.base.ids import LinkId, NodeId, SaeId
+
+VENDOR_PROOF = "vendor: "
+"""Begins the statement of what stands behind a vendor's keys, where other blocks name the rule of their length."""
+DEFAULT_TENANT = "default"
+"""ID of the tenant of every SAE that no other tenant names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +85,46 @@ class Distillation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VendorEnd:
+    """How one end of a link reaches the key manager (KME) of a vendor's QKD system, ETSI GS QKD 014."""
+
+    kme_url: str
+    sae: SaeId
+    """Who this end is at that KME. The other end's is its peer there."""
+    certificate: str = ""
+    """PEM files of that SAE, and of the CA of the KME's certificate; empty where the node's configuration says."""
+    private_key: str = ""
+    ca_certificate: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VendorSource:
+    """A vendor's QKD system that gives a link its keys, and what its keys are worth, by the vendor's own word."""
+
+    trust: str
+    """Vendor, model, what is claimed and by which certificate: the operator's text, part of every receipt."""
+    alice: VendorEnd
+    bob: VendorEnd
+    keys: int = 128
+    """Vendor's keys in one block of link key."""
+    key_bits: int = 256
+    poll_s: float = 2.0
+    """Pause before the KME is asked again that had no key."""
+    timeout_s: float = 10.0
+    """For one answer of the KME."""
+    epsilon_per_key: float | None = None
+    """As the vendor states it; None: nothing is stated, each block counts with the link's `epsilon_secret`."""
+    tls: str = "1.3"
+    """The lowest version of TLS that is spoken with the KME, `1.2` or `1.3`."""
+
+    @property
+    def statement(self) -> str:
+        """What stands behind the blocks of the link, for their records and for receipts."""
+        whose = "operator's, none is stated" if self.epsilon_per_key is None else "vendor's"
+        return f"{VENDOR_PROOF}{self.trust} [stated by the vendor, not proven here; epsilon: the {whose}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A trusted site. Ports of 0 are chosen free when a lab starts."""
 
@@ -90,6 +136,8 @@ class Node:
     key_api_port: int = 0
     admin_api_port: int = 0
     inter_node_port: int = 0
+    stream_api_port: int = 0
+    skip_api_port: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +151,8 @@ class Link:
     loss_db: float
     equipment: Equipment = field(default_factory=Equipment)
     distillation: Distillation = field(default_factory=Distillation)
+    vendor: VendorSource | None = None
+    """The vendor's system that gives the keys; None: light that is distilled here."""
 
     def other(self, node: NodeId) -> NodeId:
         """The node at the other end."""
@@ -116,6 +166,99 @@ class Sae:
 
     id: SaeId
     node: NodeId
+    identities: tuple[str, ...] = ()
+    """Names and fingerprints by which certificates speak for this SAE (`base.ids.parse_identity`); where there are
+    none, its ID as a URI, DNS or common name does. `urn:…:sae:ID` always does."""
+
+    def claims(self) -> tuple[str, ...]:
+        """The identities that count: those given, else the ID's own."""
+        return self.identities or (f"uri:{self.id}", f"dns:{self.id.lower()}", f"cn:{self.id}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyApi:
+    """How the nodes' ETSI GS QKD 014 interface reads what the standard leaves open. Names are those of the file."""
+
+    strict: bool = False
+    """Refuse an empty additional_slave_SAE_IDs."""
+    not_found_status: int = 400
+    """400, as the standard has it, or 404, as some clients expect."""
+    edition2: bool = False
+    """Serve the draft of Edition 2 under /kdapi/v2 as well."""
+    loopback_test: bool = False
+    """Let an SAE be its own slave. Keys under it protect nothing: a standing alarm says so."""
+    retry_window_s: float = 0.0
+    """How long a repeated request with the same X-Request-ID gets the same keys; 0: never."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A group of SAEs, what they are promised and what they may use. docs/tenants.md says how each field acts.
+
+    Rates, burst and quotas hold at each node by itself, for what SAEs of the tenant at that node ask for. A request for
+    several targets counts once for each. None is no limit.
+    """
+
+    id: str
+    title: str = ""
+    saes: tuple[str, ...] = ()
+    """SAE IDs, or patterns in which `*` stands for any characters."""
+    guaranteed_bps: float = 0.0
+    """Key that is there whatever others ask for."""
+    burst_bps: float | None = None
+    """The most over a longer time, guaranteed part included."""
+    burst_bits: int = 1_048_576
+    """The most at once; the default is the largest request of GS QKD 014: 128 keys of 8192 bits."""
+    quota_bits_per_day: int | None = None
+    quota_bits_per_month: int | None = None
+    """Days and months are those of UTC."""
+    priority: int = 0
+    """0 to 7; where key is short, higher goes first beyond the guarantees."""
+    key_lifetime_s: float = 90 * 86400.0
+    """How long a target may come for its key."""
+    epsilon_max: float = 1.0
+    """Of the QKD under a key, all hops together."""
+    hops_max: int | None = None
+    routes_min: int = 1
+    """Disjoint routes whose shares are combined in a key."""
+    hybrid: str = "hybrid"
+    """What keys must be made of: `qkd`, `hybrid` (QKD and post-quantum) or `fallback` (one of them)."""
+
+    def names(self, sae: str) -> int:
+        """How closely this tenant names an SAE: 0 not at all, else longer patterns more, its own ID most."""
+        if sae in self.saes:
+            return 1 << 16
+        # Only `*` has a meaning: the other signs of fnmatch cannot be in an SAE ID.
+        return max((len(one) for one in self.saes if fnmatchcase(sae, one)), default=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeignNetwork:
+    """Another network whose key manager stands in the room of one of our nodes, ETSI GS QKD 020."""
+
+    id: str
+    kme: str
+    """The KME ID in the certificate of its key manager."""
+    node: NodeId
+    """Our node in that room."""
+    address: str
+    """HOST:PORT of its key manager; its callback URLs have the same."""
+    listen: str
+    """HOST:PORT at which our node listens for it; our callback URLs have the same."""
+    ca_certificate: str
+    """PEM file of the CA of its certificate, or of the certificate itself where it is self-signed."""
+    fingerprint: str = ""
+    """SHA-256 of its certificate, 64 hexadecimal digits; empty: any of that CA with the KME ID."""
+    saes: tuple[str, ...] = ()
+    """The SAEs that are reached through it: IDs, or patterns in which `*` stands for any characters."""
+    protection: str = "unknown"
+    """What its operator states of keys on their way there: `qkd`, `hybrid` or `unknown`. Nobody here can know."""
+
+    def names(self, sae: str) -> int:
+        """How closely this network names an SAE: 0 not at all, else longer patterns more, its own ID most."""
+        if sae in self.saes:
+            return 1 << 16
+        return max((len(one) for one in self.saes if fnmatchcase(sae, one)), default=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +279,9 @@ class Topology:
     links: tuple[Link, ...] = ()
     saes: tuple[Sae, ...] = ()
     demands: tuple[Demand, ...] = ()
+    tenants: tuple[Tenant, ...] = ()
+    key_api: KeyApi = field(default_factory=KeyApi)
+    neighbours: tuple[ForeignNetwork, ...] = ()
 
     @cached_property
     def _node_by_id(self) -> dict[NodeId, Node]:
@@ -164,6 +310,24 @@ class Topology:
     def sae(self, sae: SaeId) -> Sae | None:
         """An SAE by ID."""
         return self._sae_by_id.get(sae)
+
+    @cached_property
+    def default_tenant(self) -> Tenant:
+        """The tenant of the SAEs that no other one names; unless the file says otherwise, without promise or limit."""
+        given = (tenant for tenant in self.tenants if tenant.id == DEFAULT_TENANT)
+        return next(given, Tenant(id=DEFAULT_TENANT))
+
+    def tenant_of(self, sae: SaeId) -> Tenant:
+        """The tenant of an SAE, known to this topology or not: who names it most closely, of equals the first."""
+        best = max(self.tenants, key=lambda tenant: tenant.names(sae), default=self.default_tenant)
+        return best if best.names(sae) else self.default_tenant
+
+    def foreign(self, sae: SaeId) -> ForeignNetwork | None:
+        """The foreign network of an SAE: which names it most closely, of equals the first; None for our own SAEs."""
+        if sae in self._sae_by_id:
+            return None
+        best = max(self.neighbours, key=lambda network: network.names(sae), default=None)
+        return best if best is not None and best.names(sae) else None
 
     def link_between(self, a: NodeId, b: NodeId) -> Link:
         """The link that joins two neighbours; KeyError if they are none."""

@@ -77,3 +77,7 @@ def as_bob(server, bob) -> Iterator[Wire]:
 def as_carol(server, carol) -> Iterator[Wire]:
     with Wire(server.port, carol) as wire:
         yield wire
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--fuzz-seconds", type=int, default=0, help="length of each long run of tests/api/test_fuzz.py")

@@ -26,7 +26,7 @@ def admin(kme):
 
 @pytest.fixture(scope="module")
 def operator(pki):
-    return pki.issue("ops", uris=["urn:qtrunk:operator:ops"])
+    return pki.issue("ops", uris=["urn:qtrunk:operator:ops", "urn:qtrunk:role:operator"])
 
 
 def test_an_operator_reads_status_receipts_and_ledger(admin, operator):
@@ -49,6 +49,8 @@ def test_an_operator_reads_status_receipts_and_ledger(admin, operator):
         {"common": "ops", "dns": ["urn.qtrunk.operator.ops"]},
         {"common": "ops", "uris": ["urn:qtrunk:operator:"]},
         {"common": "ops", "uris": ["x:urn:qtrunk:operator:ops"]},
+        {"common": "ops", "uris": ["urn:qtrunk:role:operator"]},
+        {"common": "ops", "uris": ["urn:qtrunk:operator:a", "urn:qtrunk:operator:b", "urn:qtrunk:role:operator"]},
     ],
     ids=str,
 )

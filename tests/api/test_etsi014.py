@@ -17,6 +17,7 @@ from qtrunk.base.errors import (
     RouteUnavailable,
     StoreError,
 )
+from qtrunk.topology import KeyApi
 
 ENC = "/api/v1/keys/bob/enc_keys"
 DEC = "/api/v1/keys/alice/dec_keys"
@@ -233,7 +234,7 @@ def test_an_empty_list_of_further_slaves_is_accepted_unless_strict(as_alice, sup
     body = {"additional_slave_SAE_IDs": []}
     assert as_alice.ask("POST", ENC, body).status == 200
     with (
-        RunningServer(Etsi014(supply, supply.sae_of, is_strict=True).handle, kme) as strict,
+        RunningServer(Etsi014(supply, supply.sae_of, KeyApi(strict=True)).handle, kme) as strict,
         Wire(strict.port, alice) as wire,
     ):
         assert wire.ask("POST", ENC, body).status == 400
@@ -332,7 +333,7 @@ def test_a_wrong_get_of_a_key_id_is_refused(as_bob, query):
 
 def test_clients_that_expect_404_can_have_it(supply, kme, bob):
     with (
-        RunningServer(Etsi014(supply, supply.sae_of, not_found_status=404).handle, kme) as lenient,
+        RunningServer(Etsi014(supply, supply.sae_of, KeyApi(not_found_status=404)).handle, kme) as lenient,
         Wire(lenient.port, bob) as wire,
     ):
         answer = wire.ask("GET", f"{DEC}?key_ID={KNOWN_ID}")
@@ -342,7 +343,7 @@ def test_clients_that_expect_404_can_have_it(supply, kme, bob):
 
 def test_no_other_status_can_be_chosen_for_a_missing_key(supply):
     with pytest.raises(ValueError, match="403"):
-        Etsi014(supply, supply.sae_of, not_found_status=403)
+        Etsi014(supply, supply.sae_of, KeyApi(not_found_status=403))
 
 
 # ── failures ────────────────────────────────────────────────────────────────────────────────────────────────────────

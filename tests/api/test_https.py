@@ -108,6 +108,13 @@ def test_pipelined_requests_are_answered_in_order(quick, alice):
         assert [wire.answer().json()["path"] for _ in range(50)] == [str(i) for i in range(50)]
 
 
+@pytest.mark.parametrize("tail", ["?number=1#part", "#part", "?number=1#?size=7"])
+def test_a_fragment_is_no_part_of_a_request_the_first_time_and_ever_after(as_alice, tail):
+    assert as_alice.ask("GET", ENC).status == 200
+    for _ in range(2):
+        assert len(keys_of(as_alice.ask("GET", ENC + tail))) == 1
+
+
 def test_pipelined_requests_behind_a_broken_one_are_not_answered(quick, alice):
     with Wire(quick.port, alice) as wire:
         wire.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nBROKEN\r\n\r\nGET /2 HTTP/1.1\r\nHost: x\r\n\r\n")

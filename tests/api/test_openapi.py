@@ -33,7 +33,8 @@ TYPES = {
 }
 UNDERSTOOD = {
     *("type", "required", "properties", "additionalProperties", "items", "minItems", "maxItems"),
-    *("minLength", "maxLength", "pattern", "minimum", "multipleOf", "description", "format", "contentEncoding", "$ref"),
+    *("minLength", "maxLength", "pattern", "minimum", "maximum", "uniqueItems", "multipleOf"),
+    *("description", "format", "contentEncoding", "$ref"),
 }  # fmt: skip
 
 
@@ -53,6 +54,7 @@ def check(value, schema, where: str = "$") -> None:
                     assert schema.get("additionalProperties", True), f"{where}.{name}"
         case list():
             assert schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 10**9), where
+            assert not schema.get("uniqueItems") or len({str(item) for item in value}) == len(value), where
             for index, item in enumerate(value):
                 check(item, schema["items"], f"{where}[{index}]")
         case str():
@@ -61,7 +63,7 @@ def check(value, schema, where: str = "$") -> None:
             if schema.get("contentEncoding") == "base64":
                 base64.b64decode(value, validate=True)
         case int() | float():
-            assert value >= schema.get("minimum", value), where
+            assert schema.get("minimum", value) <= value <= schema.get("maximum", value), where
             assert value % schema.get("multipleOf", 1) == 0 or isinstance(value, float), where
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from qtrunk.base.errors import ConfigError
-from qtrunk.base.ids import LinkId, NodeId
-from qtrunk.config import field, geography, network
-from qtrunk.topology import Distillation, Equipment, Topology
+from qtrunk.base.ids import LinkId, NodeId, SaeId
+from qtrunk.config import field, geography, neighbour, network, tenant, vendor
+from qtrunk.kms.vendorend import BLOCK_OCTETS_MIN
+from qtrunk.topology import Distillation, Equipment, ForeignNetwork, Tenant, Topology, VendorEnd, VendorSource
 
 HERE = Path(__file__).parent
 DOCS = Path(__file__).parents[2] / "docs" / "topology.md"
@@ -232,3 +233,69 @@ def test_no_coordinates_and_no_length_is_one_problem_for_each_link() -> None:
         "links.a-b.length_km: missing; give it here or in [link], or give both nodes lat and lon",
         "links.b-c.length_km: missing; give it here or in [link], or give both nodes lat and lon",
     ]
+
+
+def test_every_field_of_a_tenant_can_be_set_and_is_on_the_page() -> None:
+    assert {entry.name for entry in fields(Tenant)} == {"id", *tenant.TENANT_KEYS}
+    part = DOCS.read_text().split("## Tenants")[1]
+    rows = {line.split("`")[1]: line for line in part.splitlines() if line.startswith("| `")}
+    assert rows.keys() == set(tenant.TENANT_KEYS)
+    usual = Tenant(id="usual")
+    for name, allowed in {**tenant.TENANT_NUMBERS, **tenant.TENANT_WHOLES}.items():
+        low, high = f"{allowed.low:.12g}", f"{allowed.high:.0f}"
+        assert f"| {'above ' if allowed.is_low_open else ''}{low} to {high}" in rows[name], name
+        default = getattr(usual, name)
+        assert rows[name].endswith(f"| {'no limit' if default is None else default} |"), name
+        assert default is None or allowed.complaint(default) is None
+    assert rows["hybrid"].endswith(f"| {usual.hybrid} |")
+    assert usual.hybrid in tenant.HYBRID
+
+
+def test_every_field_of_a_vendors_link_can_be_set_and_is_on_the_page() -> None:
+    assert {entry.name for entry in fields(VendorSource)} == set(vendor.VENDOR_KEYS)
+    assert {entry.name for entry in fields(VendorEnd)} == set(vendor.END_KEYS)
+    part = DOCS.read_text().split("### Keys of a vendor's system")[1].split("## The key interface")[0]
+    rows = {line.split("`")[1]: line for line in part.splitlines() if line.startswith("| `")}
+    assert rows.keys() == {*vendor.VENDOR_KEYS, *vendor.SOURCE_KEYS, "kme_url", "sae", "certificate"}
+    assert all(f"`{key}`" in part for key in vendor.FILES)
+    end = VendorEnd(kme_url="", sae=SaeId(""))
+    usual = VendorSource(trust="", alice=end, bob=end)
+    for name, allowed in {**vendor.VENDOR_NUMBERS, **vendor.VENDOR_WHOLES}.items():
+        assert f"| {allowed.low:.12g} to {allowed.high:.12g}" in rows[name], name
+        default = getattr(usual, name)
+        assert default is None or rows[name].endswith(f"| {default} |"), name
+        assert default is None or allowed.complaint(default) is None
+    assert rows["tls"].endswith(f"| {usual.tls} |")
+    assert str(BLOCK_OCTETS_MIN) in rows["keys"]
+
+
+def test_every_field_of_a_foreign_network_can_be_set_and_is_on_the_page() -> None:
+    assert {entry.name for entry in fields(ForeignNetwork)} == {"id", *neighbour.NEIGHBOUR_KEYS}
+    part = DOCS.read_text().split("## Foreign networks")[1].split("## Tenants")[0]
+    rows = {line.split("`")[1] for line in part.splitlines() if line.startswith("| `")}
+    assert rows == set(neighbour.NEIGHBOUR_KEYS)
+
+
+def test_a_foreign_sae_belongs_to_the_network_that_names_it_most_closely() -> None:
+    topology = network.load(HERE / "good" / "neighbours.toml")
+    saes = ("east-bank", "east-west-bank", "hq", "bank", "nobody")
+    owners = [topology.foreign(SaeId(sae)) for sae in saes]
+    assert [owner and owner.id for owner in owners] == ["east", "west", "east", None, None]
+
+
+def test_an_sae_belongs_to_the_tenant_that_names_it_most_closely() -> None:
+    topology = network.load(HERE / "good" / "tenants.toml")
+    owners = {sae.id: topology.tenant_of(sae.id).id for sae in topology.saes}
+    assert owners == {"bank": "banks", "bank-vault": "banks", "bank-shop": "shops", "guest": "default"}
+    assert topology.tenant_of(SaeId("kiosk-7")).id == "shops"
+    assert topology.tenant_of(SaeId("guest")).burst_bps == 100
+    free = network.load('name = "n"\ntrunks = [["a", "b"]]\nlink.length_km = 1\nsaes = ["x@a"]')
+    assert free.tenant_of(SaeId("x")) == Tenant(id="default")
+
+
+@pytest.mark.parametrize("name", network.shipped())
+def test_each_sector_of_a_shipped_topology_is_a_tenant(name: str) -> None:
+    topology = network.load(network.find(name))
+    assert [one.id for one in topology.tenants] == ["government", "finance", "power", "big-data"]
+    for sae in topology.saes:
+        assert sae.id.startswith(topology.tenant_of(sae.id).id)

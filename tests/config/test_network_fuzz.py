@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qtrunk.base.errors import ConfigError
-from qtrunk.config import field, network, shortform
+from qtrunk.config import field, network, shortform, tenant, vendor
 from qtrunk.topology import Topology
 
 SEEDS = [path.read_text() for path in sorted((Path(__file__).parent / "good").glob("*.toml"))]
@@ -20,6 +20,10 @@ KEYS = [
     *shortform.NODE_KEYS,
     *shortform.SAE_KEYS,
     *shortform.DEMAND_KEYS,
+    *tenant.TENANT_KEYS,
+    *vendor.SOURCE_KEYS,
+    *vendor.VENDOR_KEYS,
+    *vendor.END_KEYS,
     *field.LINK_KEYS,
     *("a", "b", "a-b", "b-c", "key_api", "nonsense", "", "a b"),
 ]

@@ -9,16 +9,14 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey
 
 from qtrunk.base.errors import AuthenticationFailed, BudgetSpent
 from qtrunk.base.secret import Secret
+from qtrunk.crypto.thrift import FREE_LOSSES, LOSS_PAUSE_MAX_S, Thrift
 from qtrunk.distil import parties
 from qtrunk.distil.authentication import (
     AUTH_OCTETS,
-    FREE_LOSSES,
-    LOSS_PAUSE_MAX_S,
     ML_DSA,
     SIGNED,
     SLOTS,
     Signatures,
-    Thrift,
     WegmanCarter,
 )
 from qtrunk.distil.parties import Destroy, Hold, Release

@@ -154,7 +154,7 @@ def test_the_test_is_drawn_once_not_until_it_pleases():
 
 
 def amplified(bits, seed_bits, length):
-    octets = universal.toeplitz(bits, np.packbits(seed_bits).tobytes(), length)
+    octets = universal.toeplitz(bits, np.packbits(seed_bits).tobytes(), length).reveal()
     return np.unpackbits(np.frombuffer(octets, np.uint8))[:length]
 
 

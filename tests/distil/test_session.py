@@ -8,7 +8,8 @@ import pytest
 
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.wire import encode
-from qtrunk.distil.authentication import AUTH_OCTETS, FREE_LOSSES, LOSS_PAUSE_S
+from qtrunk.crypto.thrift import FREE_LOSSES, LOSS_PAUSE_S
+from qtrunk.distil.authentication import AUTH_OCTETS
 from qtrunk.distil.messages import Resolve
 from qtrunk.distil.parties import BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release
 from qtrunk.distil.session import (

@@ -3,7 +3,7 @@
 import pytest
 
 from qtrunk.base.errors import StoreError
-from qtrunk.kms.key import BLOCK_MOVES, KEY_MOVES, BlockState, KeyState, Ledger, check_move
+from qtrunk.kms.key import BlockState, KeyState, Ledger, check_move
 
 ALLOWED_BLOCK = {
     (BlockState.PENDING, BlockState.AVAILABLE),
@@ -23,20 +23,20 @@ ALLOWED_KEY = {
 @pytest.mark.parametrize("there", BlockState)
 def test_a_block_makes_only_the_moves_of_its_table(here: BlockState, there: BlockState) -> None:
     if (here, there) in ALLOWED_BLOCK:
-        check_move("block", BLOCK_MOVES, here, there)
+        check_move("block", here, there)
     else:
         with pytest.raises(StoreError, match=f"is {here.value} and cannot become {there.value}"):
-            check_move("block", BLOCK_MOVES, here, there)
+            check_move("block", here, there)
 
 
 @pytest.mark.parametrize("here", KeyState)
 @pytest.mark.parametrize("there", KeyState)
 def test_a_key_makes_only_the_moves_of_its_table(here: KeyState, there: KeyState) -> None:
     if (here, there) in ALLOWED_KEY:
-        check_move("key", KEY_MOVES, here, there)
+        check_move("key", here, there)
     else:
         with pytest.raises(StoreError):
-            check_move("key", KEY_MOVES, here, there)
+            check_move("key", here, there)
 
 
 def test_a_ledger_shows_what_is_missing() -> None:

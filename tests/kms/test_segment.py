@@ -23,8 +23,8 @@ def segments(memory_path: Path) -> Segments:
 
 
 def read(segments: Segments, block: int, offset: int, length: int) -> bytes:
-    into = bytearray()
-    segments.read(LINK, block, offset, length, into)
+    into = bytearray(length)
+    segments.read(LINK, block, offset, memoryview(into))
     return bytes(into)
 
 
@@ -105,3 +105,16 @@ def test_a_foreign_file_among_segments_is_not_touched(segments: Segments, memory
     (memory_path / "segments" / "notes.txt").write_text("x")
     with pytest.raises(StoreError, match=r"notes\.txt"):
         segments.present()
+
+
+def test_a_piece_that_nobody_reads_is_overwritten_and_read_again_when_it_is_needed(segments: Segments) -> None:
+    reader = segments.reader(LINK, 1)
+    wanted = material_of(1, OCTETS)[64:160]
+    (first,) = reader.secrets(64, 96, 96, 1)
+    reader.rest()
+    assert bytes(reader._octets[64:160]) == bytes(first.reveal()) == wanted
+    reader.rest()
+    assert bytes(reader._octets) == bytes(PIECE_OCTETS)
+    keys = reader.secrets(64, 32, 32, 3)
+    assert b"".join(bytes(key.reveal()) for key in keys) == wanted
+    reader.close()

@@ -200,8 +200,8 @@ def test_sealed_material_of_a_collected_key_leaves_the_database(open_store: Open
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 3 MiB."""
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path], check=False)
+    """A file system of 8 MiB."""
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", tmp_path], check=False)
     if mounted.returncode:
         pytest.skip("mounting a small file system needs root")
     yield tmp_path

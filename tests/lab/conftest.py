@@ -1,5 +1,6 @@
 """Fixtures of the lab tests; the lab itself is in lab_kit."""
 
+import datetime as dt
 import importlib.util
 import sys
 import tempfile
@@ -46,15 +47,17 @@ def foreign_certificate():
 
     def make(handle: LabHandle, directory: Path, kind: str) -> tuple[Path, Path]:
         from qtrunk.node import pki
+        from qtrunk.node.ca import certificates
+        from qtrunk.node.ca.identity import Kind
 
         if kind == "foreign":
-            made = pki.LabPki(directory / "other-ca").credentials(directory / "foreign", "sae", "bank")
+            made = pki.LabPki(directory / "other-ca").credentials(directory / "foreign", Kind.SAE, "bank")
             return made.certificate, made.private_key
         authority = pki.LabPki(handle.state / "pki")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pki, "LEAF_DAYS", -1)
-            patch.setattr(pki, "START_DAYS", -2)
-            made = authority.credentials(directory / "expired", "sae", "bank")
+            patch.setattr(certificates, "BACKDATE", dt.timedelta(days=2))
+            made = authority.credentials(directory / "expired", Kind.SAE, "bank")
         return made.certificate, made.private_key
 
     return make

@@ -31,6 +31,7 @@ class LabHandle:
     state: Path
     topology: str
     clients: list[Etsi014Client] = field(default_factory=list)
+    saes: dict[str, dict] = field(default_factory=dict)
 
     def close_clients(self) -> None:
         while self.clients:
@@ -87,12 +88,15 @@ class LabHandle:
         return running_state(self.state).pid
 
     def sae(self, name: str) -> dict:
-        return json.loads(self.qtrunk("sae", "show", name, "--format", "json").stdout)
+        """As `qtrunk sae show` says; nothing of it changes while the lab's directory is there."""
+        if name not in self.saes:
+            self.saes[name] = json.loads(self.qtrunk("sae", "show", name, "--format", "json").stdout)
+        return self.saes[name]
 
     def ledger(self, node: str) -> dict:
         return LabClient(Lab.open(self.state)).node(node, "/admin/v1/ledger")
 
-    def client(self, name: str, timeout_s: float = 10.0) -> Etsi014Client:
+    def client(self, name: str, timeout_s: float = 10.0, retry_s: float = 0.0) -> Etsi014Client:
         record = self.sae(name)
         made = Etsi014Client(
             kme_url=record["kme_url"],
@@ -101,6 +105,7 @@ class LabHandle:
             ca_certificate=Path(record["ca_certificate"]),
             own_sae=SaeId(name),
             timeout_s=timeout_s,
+            retry_s=retry_s,
         )
         self.clients.append(made)
         return made
@@ -125,6 +130,18 @@ class LabHandle:
                 return found
             time.sleep(0.25)
         raise AssertionError(f"{what}: not within {within_s} s; links: {json.dumps(links, indent=1)}")
+
+    def wait_for_pool(self, initiator: str, target: str, octets: int = 1024, within_s: float = 30) -> None:
+        """Until so much lies ready from one SAE to another."""
+        deadline_s = time.monotonic() + within_s
+        while time.monotonic() < deadline_s:
+            for node in self.status()["nodes"]:
+                for pool in node.get("pools", []):
+                    pair = (pool["side"], pool["initiator"], pool["target"])
+                    if pair == ("initiator", initiator, target) and pool["available"] >= octets:
+                        return
+            time.sleep(0.25)
+        raise AssertionError(f"pool {initiator} to {target}: not filled within {within_s} s")
 
     def wait_for_keys(self, bits: int = 20_000) -> None:
         self.wait_for(lambda links: all(link["own_bits"] >= bits for link in links.values()), "keys on every link")

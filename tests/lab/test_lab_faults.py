@@ -93,6 +93,42 @@ class Customers:
         self.counts["never collected"] += 1
 
 
+def test_clients_that_name_their_requests_lose_nothing_to_kills(short_directory):
+    handle = lab_kit.start(short_directory, "named", lab_kit.SMALL_TRUNK + "[key_api]\nretry_window_s = 60\n")
+    dice = random.Random(20261124)
+    stop = threading.Event()
+    try:
+        handle.wait_for_keys()
+        handle.client("bank").get_keys(SaeId("vault"), 1, 256)
+        handle.wait_for_pool("bank", "vault", 4096)
+        nodes = [handle.pids()["node-ada"], handle.pids()["node-cleo"]]
+
+        def kill_now_and_then() -> None:
+            while not stop.wait(dice.uniform(2.5, 4.0)):
+                running = handle.running()
+                with contextlib.suppress(ProcessLookupError, KeyError):
+                    os.kill(running[dice.choice(["node-ada", "node-cleo"])], signal.SIGKILL)
+
+        killer = threading.Thread(target=kill_now_and_then)
+        bank = handle.client("bank", timeout_s=20, retry_s=40)
+        vault = handle.client("vault", timeout_s=20, retry_s=40)
+        killer.start()
+        given, deadline_s = 0, time.monotonic() + 15
+        while time.monotonic() < deadline_s:
+            keys = bank.get_keys(SaeId("vault"), 2, 64)
+            found = vault.get_keys_with_ids(SaeId("bank"), [key.key_id for key in keys])
+            assert [key.material for key in found] == [key.material for key in keys]
+            given += 2
+        stop.set()
+        killer.join()
+        assert given > 100
+        assert nodes != [handle.pids()["node-ada"], handle.pids()["node-cleo"]]
+    finally:
+        stop.set()
+        handle.close_clients()
+        handle.down()
+
+
 @pytest.mark.slow
 def test_a_hundred_kills_give_no_key_twice_and_no_two_keys_apart(short_directory):
     handle = lab_kit.start(short_directory, "kill", lab_kit.SMALL_TRUNK)
@@ -105,7 +141,6 @@ def test_a_hundred_kills_give_no_key_twice_and_no_two_keys_apart(short_directory
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(dice.uniform(0.1, 1.5))
-            assert customers.collected, "nothing was served between the kills"
             # How much was served in between depends on the machine; go on until there is enough to compare.
             deadline_s = time.monotonic() + 120
             while len(customers.collected) < KILLS and time.monotonic() < deadline_s:
@@ -214,7 +249,7 @@ def test_a_full_disk_gives_clear_refusals_and_service_comes_back(short_directory
     mount = short_directory / "disk"
     mount.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(mount)], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(mount)], capture_output=True, check=False
     )
     if mounted.returncode != 0:
         pytest.skip("this machine does not let us mount a tmpfs")
@@ -250,10 +285,8 @@ def test_a_full_disk_gives_clear_refusals_and_service_comes_back(short_directory
                 time.sleep(0.5)
         given += [(key.key_id, bytes(key.material.reveal())) for key in keys]
         # What was given while the disk was full is at the other end too, once.
-        for key_id, material in given:
-            (found,) = handle.client("vault").get_keys_with_ids(SaeId("bank"), [key_id])
-            assert bytes(found.material.reveal()) == material
-            handle.close_clients()
+        found = handle.client("vault").get_keys_with_ids(SaeId("bank"), [key_id for key_id, _ in given])
+        assert [(key.key_id, bytes(key.material.reveal())) for key in found] == given
         assert len({material for _, material in given}) == len(given)
     finally:
         ballast.unlink(missing_ok=True)

@@ -33,6 +33,21 @@ def test_a_lab_is_made_once_and_found_again(tmp_path, topology):
     assert len(set(secrets[0])) > 100
 
 
+def test_a_lab_from_before_key_streams_gets_ports_for_them(tmp_path, topology):
+    made = Lab.prepare(tmp_path / "lab", topology)
+    path = tmp_path / "lab" / "lab.json"
+    record = json.loads(path.read_bytes())
+    for ports in record["ports"].values():
+        del ports["stream_api"]
+    path.write_text(json.dumps(record))
+    again = Lab.prepare(tmp_path / "lab", topology)
+    assert again.ports["a"].key_api == made.ports["a"].key_api
+    assert again.ports["a"].stream_api > 0
+    config = json.loads((tmp_path / "lab" / "nodes" / "a" / "node.json").read_bytes())
+    assert config["stream_api"]["port"] == again.ports["a"].stream_api
+    assert again.stream_address("a") == f"localhost:{again.ports['a'].stream_api}"
+
+
 def test_a_secret_that_was_taken_is_not_made_again(tmp_path, topology):
     Lab.prepare(tmp_path / "lab", topology)
     for node in "ab":

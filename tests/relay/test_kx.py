@@ -41,7 +41,7 @@ def test_two_saes_of_one_node_need_no_link(row):
 def test_a_neighbours_key_is_link_key_itself(row):
     answer = row.ask("sae-a", ["sae-b"])
     relay = decode(decode(row.seen[0][2], wire.Sealed).body, wire.KxMessage)
-    assert relay.ciphertext == bytes(32)
+    assert relay.ciphertext == bytes(64)
     assert bytes(answer.keys[0].material.reveal()) != bytes(32)
 
 

@@ -30,9 +30,11 @@ def relay(**changes):
         "all_targets": ["sae-b"],
         "key_ids": [str(uuid.uuid4())],
         "key_bits": 256,
+        "segment": 0,
+        "hybrid": None,
         "expires_unix_s": 9e9,
-        "pad": [(1, 1040, 32)],
-        "ciphertext": bytes(32),
+        "pad": [(1, 1040, 64)],
+        "ciphertext": bytes(64),
         "hops": [wire.Hop(link="a-b", sender="a", blocks=[], epsilon=1e-10)],
     }
     return wire.KeyRelay(**{**value, **changes})
@@ -51,9 +53,9 @@ def sealed_by_a(network, **changes):
     """A relay that node A itself tags: authentic, whatever is in it."""
     machine, store = network.machines[A], network.stores[A]
     tag_key = store.allocate(LINK, Role.ALICE, its.WC_KEY_OCTETS)
-    pad = store.allocate(LINK, Role.ALICE, 32)
+    pad = store.allocate(LINK, Role.ALICE, 64)
     pieces = [(piece.block, piece.offset, piece.length) for piece in pad.slices]
-    return machine._seal(LINK, relay(pad=pieces, **changes), tag_key).octets
+    return machine._hops.seal(LINK, relay(pad=pieces, **changes), tag_key).octets
 
 
 @pytest.mark.parametrize(
@@ -109,10 +111,10 @@ def test_a_forged_message_burns_no_octet_however_far_ahead_it_points(row):
         {"key_bits": 255},
         {"key_bits": 0},
         {"key_bits": 512},
-        {"key_bits": 16384, "ciphertext": bytes(2048)},
+        {"key_bits": 16384, "ciphertext": bytes(2080)},
         {"key_ids": []},
         {"key_ids": ["not-a-uuid"]},
-        {"key_ids": ["7a8a2fd6-2d2c-4a0e-8f0a-3d1f5f0b9c11"] * 2, "ciphertext": bytes(64)},
+        {"key_ids": ["7a8a2fd6-2d2c-4a0e-8f0a-3d1f5f0b9c11"] * 2, "ciphertext": bytes(96)},
         {"expires_unix_s": -1.0},
     ],
 )
@@ -185,8 +187,8 @@ def test_octets_that_a_failed_relay_came_under_stay_spent(row):
     row.stores[B].allocate(LinkId("b-c"), Role.ALICE, row.stores[B].level(LinkId("b-c")).own_octets - 100)
     before = row.stores[B].ledger(LINK).followed
     assert isinstance(row.ask("sae-a", ["sae-c"]), Failed)
-    # The relay's tag and pad, and the tag of the void that comes after.
-    assert row.stores[B].ledger(LINK).followed - before == 32 + 32 + 32
+    # The relay's tag and pad (confirmation and key), and the tag of the void that comes after.
+    assert row.stores[B].ledger(LINK).followed - before == 32 + 64 + 32
     assert row.stores[B].ledger(LINK).skipped == 0
 
 
@@ -203,8 +205,10 @@ def test_a_relay_that_fails_half_way_takes_nothing_of_the_next_link(row, monkeyp
 
 def test_a_void_that_comes_over_another_link_than_its_route_says_destroys_nothing(row):
     answer = row.ask("sae-c", ["sae-b"])
-    void = wire.KeyVoid(relay_id="r", route=["c", "b"], key_ids=[key.key_id for key in answer.keys])
-    receive(row, row.machines[A]._seal(LINK, void).octets)
+    void = wire.KeyVoid(
+        relay_id="r", route=["c", "b"], key_ids=[key.key_id for key in answer.keys], initiator="", target="", segment=0
+    )
+    receive(row, row.machines[A]._hops.seal(LINK, void).octets)
     assert [report.alarm for report in row.reports] == ["RelayProtocolError"]
     assert same(row.collect("sae-b", "sae-c", answer.keys), answer.keys)
 
@@ -267,7 +271,7 @@ def test_a_completion_whose_hops_are_not_those_of_the_route_is_not_believed(row)
         _, body = wire.parse(octets)
         wrong = msgspec.structs.replace(body, hops=body.hops[:1])
         # Node B, authentic as ever, tells less than it should.
-        return [row.machines[B]._seal(link, wrong).octets]
+        return [row.machines[B]._hops.seal(link, wrong).octets]
 
     assert row.ask("sae-a", ["sae-c"], change=shorten) is None
     assert [report.alarm for report in row.reports] == ["RelayProtocolError"]
@@ -287,4 +291,4 @@ def test_the_receipts_of_a_local_key_have_the_shape_of_all_others(row):
     answer = row.ask("sae-a", ["other-a"])
     record = row.stores[A].receipt(answer.keys[0].key_id)
     assert record["stored"]["receipt"] == record["initiated"]["receipt"]
-    assert record["stored"]["receipt"] == {"routes": [["a"]], "hops": [], "epsilon": 0.0}
+    assert record["stored"]["receipt"] == {"routes": [["a"]], "hops": [], "epsilon": 0.0, "protection": "local"}

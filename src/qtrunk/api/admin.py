@@ -3,23 +3,83 @@
     GET /admin/v1/status            the node, its links, alarms and counts
     GET /admin/v1/keys/{key_ID}     the receipt of a key
     GET /admin/v1/ledger            where every octet of link key is or went
+    …   /admin/v1/NAME/…            what `more` has under that name
 
-Certificates on both sides; only those with a URI name `urn:qtrunk:operator:NAME` are let in. This interface is our own,
-so it says 404 where something does not exist; else codes and error bodies are those of the key interface.
+Certificates on both sides; who may ask for what is `api.roles.TABLE`, and what is not in it is refused. A certificate
+that `is_revoked` says is void gets nothing, on open connections too. This interface is our own, so it says 404 where
+something does not exist and 403 where the role is missing; else codes and error bodies are those of the key interface.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 
 from qtrunk.api.https import Request, Response, error
-from qtrunk.base.errors import QtrunkError, RequestRefused
+from qtrunk.api.roles import Operator, operator_of, rules_of
+from qtrunk.api.tls import PeerIdentity
+from qtrunk.base.errors import NotAuthorised, QtrunkError, RequestRefused
 from qtrunk.base.ids import KeyId, parse_key_id
 
-OPERATOR_PREFIX = "urn:qtrunk:operator:"
+AdminHandler = Callable[[Request, Operator], Awaitable[Response]]
+"""Answers a request whose operator was found and may ask. Errors: RequestRefused 400, NotAuthorised 403, others 503."""
 
 
-class Admin:
+def nobody_is_revoked(_identity: PeerIdentity) -> bool:
+    """For interfaces without a revocation list."""
+    return False
+
+
+def note_nothing(_operator: Operator, _what: str) -> None:
+    """For interfaces without an audit log."""
+
+
+class Gate:
+    """Lets operators through to handlers by the table of roles; knows nothing of what they do."""
+
+    def __init__(
+        self,
+        handlers: Mapping[str, AdminHandler],
+        is_revoked: Callable[[PeerIdentity], bool] = nobody_is_revoked,
+        note_refusal: Callable[[Operator, str], None] = note_nothing,
+    ) -> None:
+        """`handlers` by the part of the path that follows /admin/v1/.
+
+        `note_refusal` is told of operators who tried to change what their roles do not let them change.
+        """
+        self._handlers = handlers
+        self._is_revoked = is_revoked
+        self._note_refusal = note_refusal
+
+    async def handle(self, request: Request) -> Response:
+        """Answer one request."""
+        operator = operator_of(request.identity)
+        if operator is None:
+            return error(401, "an operator's certificate is needed here")
+        if self._is_revoked(request.identity):
+            return error(401, "this certificate is revoked")
+        rules = rules_of(request.segments)
+        handler = self._handlers.get(request.segments[2]) if rules else None
+        if handler is None:
+            return error(404, "unknown path")
+        rule = next((rule for rule in rules if rule.method == request.method), None)
+        if rule is None:
+            return error(400, f"only {' and '.join(sorted(rule.method for rule in rules))} is allowed here")
+        try:
+            if not operator.roles & rule.roles:
+                if rule.method != "GET":
+                    self._note_refusal(operator, f"{rule.method} {rule.path}")
+                return error(403, f"a certificate with the role {' or '.join(sorted(rule.roles))} is needed here")
+            return await handler(request, operator)
+        except RequestRefused as problem:
+            return error(400, str(problem))
+        except NotAuthorised as problem:
+            return error(403, str(problem))
+        except QtrunkError as problem:
+            return error(503, str(problem), {"Retry-After": "5"})
+
+
+class Admin(Gate):
     """Answers from callables that the node provides."""
 
     def __init__(
@@ -27,41 +87,22 @@ class Admin:
         status: Callable[[], dict[str, object]],
         receipt: Callable[[KeyId], dict[str, object] | None],
         ledger: Callable[[], dict[str, object]],
+        more: Mapping[str, AdminHandler] | None = None,
+        is_revoked: Callable[[PeerIdentity], bool] = nobody_is_revoked,
+        note_refusal: Callable[[Operator, str], None] = note_nothing,
     ) -> None:
-        self._status = status
-        self._receipt = receipt
-        self._ledger = ledger
+        async def give_status(_request: Request, _operator: Operator) -> Response:
+            return Response(200, msgspec.json.encode(status()))
 
-    async def handle(self, request: Request) -> Response:
-        """Answer one request."""
-        try:
-            return self._answer(request)
-        except RequestRefused as problem:
-            return error(400, str(problem))
-        except QtrunkError as problem:
-            return error(503, str(problem), {"Retry-After": "5"})
+        async def give_ledger(_request: Request, _operator: Operator) -> Response:
+            return Response(200, msgspec.json.encode(ledger()))
 
-    def _answer(self, request: Request) -> Response:
-        if not any(_is_operator(uri) for uri in request.identity.uris):
-            return error(401, "an operator's certificate is needed here")
-        if request.method != "GET":
-            return error(400, "only GET is allowed here")
-        match request.segments:
-            case ("admin", "v1", "status"):
-                return Response(200, msgspec.json.encode(self._status()))
-            case ("admin", "v1", "ledger"):
-                return Response(200, msgspec.json.encode(self._ledger()))
-            case ("admin", "v1", "keys", text):
-                return self._key(text)
-            case _:
-                return error(404, "unknown path")
+        async def give_receipt(request: Request, _operator: Operator) -> Response:
+            # In a thread: it may read through years of the consume journal, and the node must go on meanwhile.
+            found = await asyncio.to_thread(receipt, parse_key_id(request.segments[3]))
+            if found is None:
+                return error(404, "this node has no record of that key")
+            return Response(200, msgspec.json.encode(found))
 
-    def _key(self, text: str) -> Response:
-        found = self._receipt(parse_key_id(text))
-        if found is None:
-            return error(404, "this node has no record of that key")
-        return Response(200, msgspec.json.encode(found))
-
-
-def _is_operator(uri: str) -> bool:
-    return uri.startswith(OPERATOR_PREFIX) and len(uri) > len(OPERATOR_PREFIX)
+        handlers = {"status": give_status, "ledger": give_ledger, "keys": give_receipt, **(more or {})}
+        super().__init__(handlers, is_revoked, note_refusal)

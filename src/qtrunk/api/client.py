@@ -10,14 +10,18 @@ given, for that KME. What goes wrong, as our errors:
     any other status                            RequestRefused
     an answer against the standard              WireError
 
-A connection that dies while a request is under way is not tried again by itself: the keys may be gone. One that the KME
-closed meanwhile is noticed before the next request and opened anew. One client serves one thread.
+A connection that dies while a request is under way is not tried again by itself: the keys may be gone. With `retry_s`
+it is, so long, by the same X-Request-ID: a qtrunk KME whose retry window is as long gives the same keys again, even
+if it crashed in between; another KME may have spent the first ones. A connection that the KME closed meanwhile is seen
+before the next request, and opened anew. One client serves one thread.
 """
 
 import http.client
 import json
 import select
 import ssl
+import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -43,6 +47,7 @@ ANSWER_OCTETS_MAX = 16 << 20
 READ_OCTETS = 64 << 10
 NO_CONNECTION_RETRY_S = 2
 RETRY_S_MAX = 3600
+RETRY_PAUSE_S = 0.2
 
 T = TypeVar("T")
 
@@ -72,6 +77,10 @@ class _Keys(msgspec.Struct, frozen=True):
     keys: list[_Key]
 
 
+class NoAnswerError(KeyExhausted):
+    """The connection failed, before the request was sent or after."""
+
+
 class Etsi014Client:
     """One SAE at its KME."""
 
@@ -86,7 +95,9 @@ class Etsi014Client:
         timeout_s: float = 30.0,
         kme_id: str | None = None,
         minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        retry_s: float = 0.0,
     ) -> None:
+        self._retry_s = retry_s
         parts = urlsplit(kme_url)
         if parts.scheme != "https" or not parts.hostname or parts.query or parts.username:
             raise RequestRefused(f"kme_url {kme_url!r}: https://HOST[:PORT][/PATH] is needed")
@@ -160,12 +171,26 @@ class Etsi014Client:
     # ── one request ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask(self, method: str, peer: SaeId, what: str, body: object, kind: type[T]) -> T:
+        """One request; where its answer was lost, the very same again until `retry_s` have passed."""
+        request_id = str(uuid.uuid4()) if self._retry_s and body is not None else None
+        until_s = time.monotonic() + self._retry_s
+        while True:
+            try:
+                return self._ask_once(method, peer, what, body, kind, request_id)
+            except NoAnswerError:
+                if request_id is None or time.monotonic() >= until_s:
+                    raise
+            time.sleep(RETRY_PAUSE_S)
+
+    def _ask_once(self, method: str, peer: SaeId, what: str, body: object, kind: type[T], request_id: str | None) -> T:
         path = f"{self._base}/api/v1/keys/{quote(peer, safe='')}/{what}"
         headers = {"Accept": "application/json"}
         payload = None
         if body is not None:
             payload = json.dumps(body)
             headers["Content-Type"] = "application/json"
+        if request_id is not None:
+            headers["X-Request-ID"] = request_id
         octets = bytearray()
         try:
             try:
@@ -183,7 +208,7 @@ class Etsi014Client:
         except ssl.SSLError as problem:
             raise self._tls_problem(problem) from problem
         except (OSError, http.client.HTTPException) as problem:
-            raise KeyExhausted(
+            raise NoAnswerError(
                 f"KME {self._where} does not answer ({_text(problem)}); "
                 f"is the node up, and does it take the certificate of {self.own_sae}?",
                 NO_CONNECTION_RETRY_S,

@@ -4,7 +4,8 @@ Ours because the mainstream servers do not hand the client's certificate to the 
 asyncio protocol with httptools for parsing and the standard TLS. Everything is bounded (`Limits`): connections, request
 target, headers, body, pipelined requests, and the time a client may take to ask or to read. Requests of a connection
 are answered in order; what cannot be understood is answered with 400 and the connection closed. Buffers that held key
-are wiped as soon as the transport has let go of them; nothing of a request or an answer is ever logged.
+are wiped as soon as the transport has let go of them; nothing of a request or an answer is ever logged. A certificate
+that `is_revoked` names gets no connection, no answer on one that is open, and within a sweep (a second) the door.
 """
 
 import asyncio
@@ -13,8 +14,9 @@ import ssl
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import cast
 from urllib.parse import unquote_to_bytes
 
@@ -28,7 +30,9 @@ from qtrunk.api.tls import server_context as server_context
 
 log = logging.getLogger(__name__)
 
-_REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 503: "Service Unavailable"}
+KEPT_PATHS_MAX = 1024
+KEPT_PATH_OCTETS_MAX = 256
+_STATUS_LINES: dict[int, bytes] = {status: f"HTTP/1.1 {status} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +57,7 @@ class Limits:
     """For requests under way when the server stops."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One request. `segments` are the path's parts, each percent-decoded once after splitting."""
 
     method: str
@@ -62,15 +65,19 @@ class Request:
     query: Mapping[str, str]
     body: bytes
     identity: PeerIdentity
+    target: bytes = b""
+    """Path and query as they travelled."""
+    request_id: bytes | None = None
+    """Value of the header X-Request-ID, None where there is none: a name that the client gives to a request."""
 
 
-@dataclass(slots=True)
-class Response:
-    """One answer. A `bytearray` body is overwritten with zeros once it is sent: use it where key is in it."""
+class Response(msgspec.Struct):
+    """One answer, of JSON unless `headers` has a Content-Type. A `bytearray` body is overwritten with zeros once it is
+    sent: use it where key is in it."""
 
     status: int
     body: bytes | bytearray
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = {}
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -82,14 +89,37 @@ def error(status: int, message: str, headers: dict[str, str] | None = None, **de
     return Response(status, body, headers or {})
 
 
+Refusal = Callable[[int, str, dict[str, str]], Response]
+"""Makes the answer to what never reached the handler: status, message, headers."""
+
+
 class HttpsServer:
     """Listens and hands requests to one handler."""
 
-    def __init__(self, handler: Handler, context: ssl.SSLContext, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        context: ssl.SSLContext,
+        limits: Limits | None = None,
+        is_revoked: Callable[[PeerIdentity], bool] = lambda _identity: False,
+        anonymous: PeerIdentity | None = None,
+        refusal: Refusal = error,
+    ) -> None:
+        """`is_revoked` is asked at every connection and request, and once a second: it must look up, not compute.
+
+        `anonymous` is who a client without a certificate is, where the TLS context lets one in; None: nobody.
+        `refusal` has the interface's own form of an error.
+        """
+        self.refusal = refusal
         self.handler = handler
+        self.is_revoked = is_revoked
+        self.anonymous = anonymous
         self.limits = limits or Limits()
         self.connections: set[_Connection] = set()
-        self.date = ""
+        self.paths: dict[bytes, tuple[str, ...]] = {}
+        """Paths that were asked for lately, split and decoded: clients ask for the same few again and again."""
+        self.common_head = _common_head(time.time())
+        """The headers that every answer has; made anew once a second, for the date."""
         self._context = context
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
@@ -128,7 +158,7 @@ class HttpsServer:
         """Once a second, or oftener with short limits: one timer for all connections costs a request nothing."""
         loop = asyncio.get_running_loop()
         now_unix_s = time.time()
-        self.date = formatdate(now_unix_s, usegmt=True)
+        self.common_head = _common_head(now_unix_s)
         for connection in list(self.connections):
             connection.check(loop.time(), now_unix_s)
         period_s = min(1.0, self.limits.request_s / 4, self.limits.idle_s / 4)
@@ -158,6 +188,7 @@ class _Connection(asyncio.Protocol):
         self._target = b""
         self._header_octets = 0
         self._hosts = 0
+        self._request_id: bytes | None = None
         self._body = bytearray()
         self._message_octets = 0
         self._expects = False
@@ -178,11 +209,15 @@ class _Connection(asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         der = transport.get_extra_info("ssl_object").getpeercert(binary_form=True)
         try:
-            self._identity = identity_of(der) if der else None
+            self._identity = identity_of(der) if der else self._server.anonymous
         except ValueError:
             # TLS took it, the stricter parser does not: then nobody knows who this is.
             self._identity = None
-        if self._identity is None or len(self._server.connections) >= self._limits.connections_max:
+        if (
+            self._identity is None
+            or self._server.is_revoked(self._identity)
+            or len(self._server.connections) >= self._limits.connections_max
+        ):
             self._is_closing = True
             transport.abort()
             return
@@ -239,9 +274,18 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    def _cut_off(self) -> None:
+        """Close now and answer nothing more, not even what is ready."""
+        self._is_closing = self._is_gone = True
+        self._turns.clear()
+        self.abort()
+
     def check(self, now_s: float, now_unix_s: float) -> None:
-        """Close if the client is too slow or its certificate has expired; never while a request is being answered."""
-        if self._worker is None and now_s > self._deadline_s:
+        """Close if the client is too slow, or its certificate has expired (both not while a request is being answered)
+        or is revoked (at once: what is under way goes to nobody)."""
+        if self._identity is not None and self._server.is_revoked(self._identity):
+            self._cut_off()
+        elif self._worker is None and now_s > self._deadline_s:
             self.abort()
         elif self._identity is not None and now_unix_s > self._identity.expires_unix_s:
             self.finish()
@@ -250,6 +294,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._target = b""
+        self._request_id = None
         self._header_octets = self._hosts = self._message_octets = 0
         self._body = bytearray()
         self._expects = False
@@ -270,6 +315,9 @@ class _Connection(asyncio.Protocol):
                 self._hosts += 1
             case b"expect":
                 self._expects = value.lower() == b"100-continue"
+            case b"x-request-id":
+                # Two lines of one header are one list (RFC 9110 clause 5.3).
+                self._request_id = value if self._request_id is None else self._request_id + b", " + value
             case b"content-length" if value.isdigit() and int(value) > self._limits.body_octets_max:
                 raise self._too_long()
 
@@ -302,15 +350,27 @@ class _Connection(asyncio.Protocol):
         return _RefusedError(f"body: at most {self._limits.body_octets_max} octets")
 
     def _request(self, method: str, identity: PeerIdentity) -> Request | Response:
+        path, _, query = self._target.partition(b"?")
+        segments = self._server.paths.get(path)
         try:
-            url = httptools.parse_url(self._target)
-            segments = tuple(_decoded(part) for part in (url.path or b"").split(b"/")[1:])
-            query = _query(url.query or b"")
+            if segments is None or b"#" in query:
+                segments, query = self._parsed(path)
+            parameters = _query(query) if query else {}
         except UnicodeDecodeError:
-            return error(400, "request target: UTF-8 is needed")
+            return self._server.refusal(400, "request target: UTF-8 is needed", {})
         except (httptools.HttpParserInvalidURLError, ValueError) as problem:
-            return error(400, f"request target: {problem}")
-        return Request(method, segments, query, bytes(self._body), identity)
+            return self._server.refusal(400, f"request target: {problem}", {})
+        return Request(method, segments, parameters, bytes(self._body), identity, self._target, self._request_id)
+
+    def _parsed(self, plain_path: bytes) -> tuple[tuple[str, ...], bytes]:
+        """The target's segments and query, by the book; the segments are kept where the path is all before the `?`."""
+        url = httptools.parse_url(self._target)
+        segments = tuple(_decoded(part) for part in (url.path or b"").split(b"/")[1:])
+        if url.path == plain_path and len(plain_path) <= KEPT_PATH_OCTETS_MAX:
+            if len(self._server.paths) >= KEPT_PATHS_MAX:
+                self._server.paths.clear()
+            self._server.paths[plain_path] = segments
+        return segments, url.query or b""
 
     # ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -322,15 +382,21 @@ class _Connection(asyncio.Protocol):
     def _refuse(self, message: str) -> None:
         """Answer a broken request and close: nothing after it on this connection can be understood."""
         self._is_closing = True
-        self._enqueue(_Turn(error(400, message), is_head=False, is_old=False))
+        self._enqueue(_Turn(self._server.refusal(400, message, {}), is_head=False, is_old=False))
 
     async def _work(self) -> None:
         try:
             while self._turns:
                 turn = self._turns.pop(0)
-                response = turn.what if isinstance(turn.what, Response) else await self._answer(turn.what)
-                self._send(response, turn)
-                await self._until_taken()
+                what = turn.what
+                if isinstance(what, Request):
+                    if self._server.is_revoked(what.identity):
+                        self._cut_off()
+                        return
+                    what = await self._answer(what)
+                self._send(what, turn)
+                if not self._resume.is_set():
+                    await self._until_taken()
         finally:
             self._worker = None
         if self._is_closing and self._transport is not None:
@@ -346,12 +412,11 @@ class _Connection(asyncio.Protocol):
             place = traceback.extract_tb(problem.__traceback__)[-1]
             log.error("https: %s in %s:%s", type(problem).__name__, place.filename, place.lineno)  # noqa: TRY400
             self._is_closing = True
-            return error(503, "the key manager failed at this request; its log says where", {"Retry-After": "5"})
+            text = "the key manager failed at this request; its log says where"
+            return self._server.refusal(503, text, {"Retry-After": "5"})
 
     async def _until_taken(self) -> None:
         """Wait for a client that does not read, but not for ever."""
-        if self._resume.is_set():
-            return
         try:
             async with asyncio.timeout(self._limits.reading_s):
                 await self._resume.wait()
@@ -359,31 +424,30 @@ class _Connection(asyncio.Protocol):
             self.abort()
 
     def _send(self, response: Response, turn: _Turn) -> None:
-        has_key = isinstance(response.body, bytearray)
+        body = response.body
         if self._transport is not None and not self._is_gone:
-            octets = bytearray().join((self._head(response, turn), b"" if turn.is_head else response.body))
+            octets = bytearray(self._head(response, turn))
+            if not turn.is_head:
+                octets += body
             self._transport.write(octets)
-            if has_key:
+            if isinstance(body, bytearray):
                 self._unwiped.append(octets)
                 self._wipe()
-        if isinstance(response.body, bytearray):
-            response.body[:] = bytes(len(response.body))
+        if isinstance(body, bytearray):
+            body[:] = bytes(len(body))
 
     def _head(self, response: Response, turn: _Turn) -> bytes:
-        head = (
-            f"HTTP/1.1 {response.status} {_REASONS.get(response.status, 'Error')}\r\n"
-            f"Date: {self._server.date}\r\n"
-            "Content-Type: application/json\r\n"
-            f"Content-Length: {len(response.body)}\r\n"
-            "Cache-Control: no-store\r\n"
-        )
+        common = self._server.common_head
+        if "Content-Type" in response.headers:
+            common = common.replace(b"Content-Type: application/json\r\n", b"")
+        head = b"%s%s%d\r\n" % (_STATUS_LINES[response.status], common, len(response.body))
         for name, value in response.headers.items():
-            head += f"{name}: {value}\r\n"
+            head += f"{name}: {value}\r\n".encode()
         if self._is_closing and not self._turns:
-            head += "Connection: close\r\n"
+            head += b"Connection: close\r\n"
         elif turn.is_old:
-            head += "Connection: keep-alive\r\n"
-        return f"{head}\r\n".encode()
+            head += b"Connection: keep-alive\r\n"
+        return head + b"\r\n"
 
     def _wipe(self) -> None:
         """Overwrite what was sent, once the transport holds none of it any more."""
@@ -399,6 +463,13 @@ class _RefusedError(Exception):
     """A request over a limit."""
 
 
+def _common_head(now_unix_s: float) -> bytes:
+    return (
+        f"Date: {formatdate(now_unix_s, usegmt=True)}\r\n"
+        "Content-Type: application/json\r\nCache-Control: no-store\r\nContent-Length: "
+    ).encode()
+
+
 def _decoded(part: bytes) -> str:
     text = (unquote_to_bytes(part) if b"%" in part else part).decode()
     if "\x00" in text:
@@ -409,10 +480,11 @@ def _decoded(part: bytes) -> str:
 def _query(octets: bytes) -> dict[str, str]:
     """Parameters, each at most once."""
     found: dict[str, str] = {}
-    for pair in octets.split(b"&") if octets else []:
+    octets = octets.replace(b"+", b" ")
+    for pair in octets.split(b"&"):
         name, _, value = pair.partition(b"=")
-        key = _decoded(name.replace(b"+", b" "))
+        key = _decoded(name)
         if key in found:
             raise ValueError(f"query parameter {key[:40]!r} is given twice")
-        found[key] = _decoded(value.replace(b"+", b" "))
+        found[key] = _decoded(value)
     return found

@@ -7,17 +7,19 @@ in a URI subject alternative name, and we read either. A URI name `urn:NAMESPACE
 """
 
 import hashlib
-import re
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+
+from qtrunk.base.ids import role_of
 
 # Only these matter where TLS 1.2 is permitted: every session key is fresh and every record authenticated.
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-_ROLE_NAME = re.compile(r"urn:[A-Za-z0-9-]+:(sae|kme|operator):(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,11 @@ class PeerIdentity:
     fingerprint: str
     """SHA-256 of the certificate, for registries that pin certificates instead of names."""
     expires_unix_s: float
+    serial: int = 0
+    """As revocation lists name it."""
+    claims: tuple[tuple[str, ...], ...] = ()
+    """Whom the certificate may stand for, in the written form of `base.ids.parse_identity`, in ranks: any name of a
+    rank counts before all of the next. A role name is a rank of its own and the only one: `sae:ID`, or nothing."""
 
 
 def server_context(
@@ -72,15 +79,33 @@ def client_context(
 
 def identity_of(der: bytes) -> PeerIdentity:
     """Names in a client certificate that TLS has verified; ValueError where it cannot be parsed."""
-    certificate = x509.load_der_x509_certificate(der)
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+    except x509.InvalidVersion as problem:
+        raise ValueError(str(problem)) from problem
     uris, dns, common = _names(certificate)
-    roles = [found.groups() for found in map(_ROLE_NAME.fullmatch, uris) if found]
-    candidates = [name for role, name in roles if role == "sae"] if roles else [*uris, *dns, *common]
+    roles = [found for found in map(role_of, uris) if found]
+    binding = tuple(name for role, name in roles if role == "sae")
+    candidates = binding if roles else (*uris, *dns, *common)
+    try:
+        public_key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except UnsupportedAlgorithm as problem:
+        raise ValueError(f"public key of a kind that cannot be read: {problem}") from problem
+    fingerprint = hashlib.sha256(der).hexdigest()
     return PeerIdentity(
-        candidates=tuple(candidates),
+        candidates=candidates,
         uris=tuple(uris),
-        fingerprint=hashlib.sha256(der).hexdigest(),
+        fingerprint=fingerprint,
         expires_unix_s=certificate.not_valid_after_utc.timestamp(),
+        serial=certificate.serial_number,
+        claims=(tuple(f"sae:{name}" for name in binding),)
+        if roles
+        else (
+            tuple(f"uri:{name}" for name in uris),
+            tuple(f"dns:{name.lower()}" for name in dns),
+            tuple(f"cn:{name}" for name in common),
+            (f"sha256:{fingerprint}", f"sha256:{hashlib.sha256(public_key).hexdigest()}"),
+        ),
     )
 
 
@@ -90,7 +115,7 @@ def kme_ids_of(der: bytes) -> set[str]:
         uris, _, common = _names(x509.load_der_x509_certificate(der))
     except ValueError:
         return set()
-    roles = [found.groups() for found in map(_ROLE_NAME.fullmatch, uris) if found]
+    roles = [found for found in map(role_of, uris) if found]
     return {name for role, name in roles if role == "kme"} if roles else set(common)
 
 

@@ -2,6 +2,7 @@
 
 import re
 import uuid
+from functools import lru_cache
 from typing import NewType
 
 from qtrunk.base.errors import RequestRefused
@@ -14,9 +15,14 @@ KeyId = NewType("KeyId", str)
 
 # GS QKD 020 V1.1.1 limits SAE IDs to 64 URI characters; we keep to that everywhere, without '/'.
 _SAE_ID = re.compile(r"[A-Za-z0-9._~:@!$&'()*+,;=-]{1,64}")
+_ROLE_NAME = re.compile(r"urn:[A-Za-z0-9-]+:(sae|kme|operator):(.+)")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+IDENTITY_CHARACTERS_MAX = 300
+IDENTITY_RULE = 'write "uri:NAME", "dns:NAME", "cn:NAME" or "sha256:" and the 64 hexadecimal digits of a fingerprint'
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
+@lru_cache(maxsize=4096)
 def parse_sae_id(text: str) -> SaeId:
     """An SAE ID, or RequestRefused: 1 to 64 characters that are legal in a URI path segment."""
     if not _SAE_ID.fullmatch(text) or not text.strip("."):
@@ -25,6 +31,36 @@ def parse_sae_id(text: str) -> SaeId:
             "SAE ID: 1 to 64 characters of A-Z a-z 0-9 . _ ~ : @ ! $ & ' ( ) * + , ; = - and not only dots"
         )
     return SaeId(text)
+
+
+def parse_identity(text: str) -> str:
+    """How a certificate names an SAE, in canonical form, or RequestRefused.
+
+    `uri:NAME` and `dns:NAME` are subject alternative names, `cn:NAME` a common name, `sha256:HEX` the fingerprint of
+    the certificate or of its public key (SubjectPublicKeyInfo, DER), colons allowed.
+    """
+    kind, _, name = text.partition(":")
+    if not name or len(text) > IDENTITY_CHARACTERS_MAX or not text.isprintable() or name != name.strip():
+        raise RequestRefused(IDENTITY_RULE)
+    match kind:
+        case "uri" if not _ROLE_NAME.fullmatch(name):
+            return text
+        case "uri":
+            raise RequestRefused("a URI urn:…:sae:ID, kme or operator speaks for itself and cannot be given to an SAE")
+        case "dns":
+            return text.lower()
+        case "cn":
+            return text
+        case "sha256" if _FINGERPRINT.fullmatch(digits := name.replace(":", "").lower()):
+            return f"sha256:{digits}"
+        case _:
+            raise RequestRefused(IDENTITY_RULE)
+
+
+def role_of(uri: str) -> tuple[str, str] | None:
+    """Role (`sae`, `kme` or `operator`) and ID of a URI `urn:NAMESPACE:ROLE:ID`; None for any other."""
+    found = _ROLE_NAME.fullmatch(uri)
+    return (found[1], found[2]) if found else None
 
 
 def is_node_id(text: str) -> bool:

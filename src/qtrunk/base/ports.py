@@ -1,10 +1,10 @@
 """What the protocol cores ask of the world: clock, dice, keys. The two shells (node, sim) provide it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from qtrunk.base.ids import KeyId, SaeId
+from qtrunk.base.ids import KeyId, NodeId, SaeId
 from qtrunk.base.secret import Secret
 
 
@@ -50,6 +50,43 @@ class SupplyStatus:
     """How fast new end-to-end key arrives, bit/s; goes out as a status extension."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """What the secrecy of a pool's key rests on; of several sources under one key, the worst of each."""
+
+    epsilon: float
+    """Of the QKD under it: all blocks on all hops together."""
+    hops: int
+    """Links on its way, of the longest route; 0 within one node."""
+    routes: int = 1
+    """Disjoint routes whose shares are combined in it."""
+    is_qkd: bool = True
+    """Whether every hop was QKD."""
+    is_hybrid: bool = False
+    """Whether a post-quantum secret is combined into it (ITU-T X.1714)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Stock:
+    """What a pool offers one pair of SAEs now. The pool keeps one and brings it up to date, so a request makes none."""
+
+    quality: Quality
+    level_bits: float
+    target_bits: float
+    """The level that the pool is filled up to."""
+    fill_bps: float
+
+
+class Totals(Protocol):
+    """The durable counters behind quotas: bits by tenant and period (`2026-11-23` is a day, `2026-11` a month)."""
+
+    def drawn(self, tenant: str, period: str) -> int:
+        """Bits recorded for a tenant in a period, 0 if none. StoreError where the record cannot be read."""
+
+    def record(self, tenant: str, bits: Mapping[str, int]) -> None:
+        """New totals by period, all or none, durable when this returns. StoreError where they cannot be."""
+
+
 class KeySupply(Protocol):
     """The supply side of a node's key manager (Y.3803 KSA), as the key interfaces see it."""
 
@@ -57,15 +94,25 @@ class KeySupply(Protocol):
         """Supply from `initiator` to `target` now. Raises NotAuthorised, RequestRefused (unknown SAE)."""
 
     async def initiate(
-        self, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
+        self,
+        initiator: SaeId,
+        targets: Sequence[SaeId],
+        number: int,
+        key_bits: int,
+        *,
+        request_id: bytes | None = None,
     ) -> list[SuppliedKey]:
         """`number` fresh keys, already held for every target at its own node and recorded as delivered.
 
-        Raises NotAuthorised, RequestRefused, KeyExhausted.
+        A second call with the same `request_id` (16 octets, unique to caller and request) within the retry window
+        gives the same keys and takes none. Raises NotAuthorised, RequestRefused, KeyExhausted.
         """
 
-    async def collect(self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId]) -> list[SuppliedKey]:
-        """The keys `initiator` was given under these IDs, in order; all or none; each once per target.
+    async def collect(
+        self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId], *, request_id: bytes | None = None
+    ) -> list[SuppliedKey]:
+        """The keys `initiator` was given under these IDs, in order; all or none; each once per target, and again for
+        the same `request_id` within the retry window.
 
         Raises NotAuthorised, KeyNotFound.
         """
@@ -82,3 +129,12 @@ class KeySource(Protocol):
 
     def get_keys_with_ids(self, peer: SaeId, key_ids: Sequence[KeyId]) -> list[SuppliedKey]:
         """The keys that `peer` was given under these IDs."""
+
+
+class PeerNotes(Protocol):
+    """Carries small notes from this key manager to another of the network, as well as it can: a note may be lost, late,
+    doubled or overtaken. It must not be forged: who hands a note on vouches for the node that it came from.
+    """
+
+    def tell(self, node: NodeId, octets: bytes) -> None:
+        """Send `octets` on their way to the key manager of `node`."""

@@ -23,6 +23,7 @@ def _client(lab: Lab, sae: str) -> Etsi014Client:
         private_key=credentials.private_key,
         ca_certificate=credentials.ca_certificate,
         own_sae=entry.id,
+        retry_s=lab.topology.key_api.retry_window_s,
     )
 
 

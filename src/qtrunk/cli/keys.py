@@ -2,6 +2,7 @@
 
 import datetime as dt
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -9,6 +10,8 @@ from qtrunk.base.errors import KeyNotFound, LabError
 from qtrunk.base.ids import SaeId, parse_key_id
 from qtrunk.cli import options, show
 from qtrunk.cli.labclient import LabClient
+from qtrunk.config.devices import EMITTERS
+from qtrunk.config.devices.box import Box
 from qtrunk.node.lab import Lab
 
 
@@ -26,6 +29,8 @@ def _sae_record(lab: Lab, name: str) -> dict[str, str]:
         "node": entry.node,
         "kme_id": lab.topology.kme_id(entry.node),
         "kme_url": lab.kme_url(entry.node),
+        "stream_address": lab.stream_address(entry.node),
+        "skip_address": lab.skip_address(entry.node),
         **credentials.as_json(),
     }
 
@@ -48,14 +53,44 @@ def sae_list(state: Path, format_: str) -> None:
 @click.argument("name")
 @options.state_option
 @options.format_option
-def sae_show(name: str, state: Path, format_: str) -> None:
+@click.option("--emit", type=click.Choice(sorted(EMITTERS)), help="Configuration for that device instead.")
+@click.option("--peer", help="With --emit: the SAE at the other end, where the topology's demands name several.")
+def sae_show(name: str, state: Path, format_: str, emit: str | None, peer: str | None) -> None:
     """All that an ETSI GS QKD 014 client needs: its ID, the KME's address, paths of certificates and key."""
-    record = _sae_record(Lab.open(state), name)
+    lab = Lab.open(state)
+    record = _sae_record(lab, name)
+    if emit is not None:
+        click.echo(EMITTERS[emit](_box(lab, record, peer)), nl=False)
+        return
     if format_ == "json":
         options.print_json(record)
         return
     for field, value in record.items():
         click.echo(f"{field:15} {value}")
+
+
+def _box(lab: Lab, record: dict[str, str], peer: str | None) -> Box:
+    own = record["sae_id"]
+    others = {other for demand in lab.topology.demands if own in demand.between for other in demand.between} - {own}
+    if peer is None and len(others) != 1:
+        raise LabError(
+            f"--peer: is needed, the topology's demands name {', '.join(sorted(others)) or 'none'} for {own}"
+        )
+    wanted = SaeId(peer if peer is not None else others.pop())
+    if lab.topology.sae(wanted) is None or wanted == own:
+        raise LabError(f"--peer {wanted!r} is not another SAE of {lab.topology.name}")
+    address, skip = urlsplit(record["kme_url"]), urlsplit(f"//{record['skip_address']}")
+    return Box(
+        sae=own,
+        peer=wanted,
+        kme_host=str(address.hostname),
+        kme_port=address.port or 443,
+        kme_id=record["kme_id"],
+        skip_port=skip.port or 443,
+        certificate=record["certificate"],
+        private_key=record["private_key"],
+        ca_certificate=record["ca_certificate"],
+    )
 
 
 @click.group()

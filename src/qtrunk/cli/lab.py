@@ -20,6 +20,7 @@ from qtrunk.cli.labclient import LabClient
 from qtrunk.config import network
 from qtrunk.node.lab import Lab
 from qtrunk.node.supervisor import is_running, running_state
+from qtrunk.plan import guarantees
 from qtrunk.quantum.attack import KINDS, NO_STRENGTH
 from qtrunk.sim import control
 
@@ -160,8 +161,13 @@ def status(state: Path, format_: str) -> None:
 @click.argument("topology")
 @options.format_option
 def check(topology: str, format_: str) -> None:
-    """Check a topology file without starting anything; every mistake is reported at once."""
+    """Check a topology file without starting anything; every mistake is reported at once.
+
+    Warnings, such as guarantees of tenants that the links cannot carry, go to standard error.
+    """
     found = network.load(network.find(topology))
+    for warning in guarantees.warnings(found):
+        click.echo(f"warning: {warning}", err=True)
     if format_ == "json":
         options.print_json(network.describe(found))
         return

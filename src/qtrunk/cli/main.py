@@ -1,7 +1,8 @@
-"""The command line: `qtrunk up | down | status | check | sae | keys | seal | open | attack | link | rate | bench`.
+"""The command line, `qtrunk`; `qtrunk --help` lists the commands.
 
 Every option is also an environment variable (`QTRUNK_STATE`, `QTRUNK_UP_DETACH`, ...). Exit status 0 is success, 1 a
-refusal that the message explains, 2 wrong usage. No secret is ever an argument or printed.
+refusal that the message explains, 2 wrong usage; of `doctor` 1 is warnings, 2 errors. No secret is ever an argument or
+printed, but for a fresh invitation.
 """
 
 import sys
@@ -10,7 +11,8 @@ import click
 
 from qtrunk import __version__
 from qtrunk.base.errors import ConfigError, QtrunkError
-from qtrunk.cli import bench, files, keys, lab, link, rate
+from qtrunk.cli import approve, audit, bench, enrol, files, keys, lab, ledger, link, rate, stream, tenants, vault
+from qtrunk.cli.doctor.command import doctor
 
 
 class _Group(click.Group):
@@ -41,7 +43,18 @@ def cli() -> None:
     """The open software stack of quantum-secured trunk lines."""
 
 
-for command in (*lab.COMMANDS, link.link, rate.rate, *bench.COMMANDS, *files.COMMANDS, *keys.COMMANDS):
+for command in (
+    *lab.COMMANDS,
+    link.link,
+    rate.rate,
+    tenants.tenants,
+    ledger.ledger,
+    *bench.COMMANDS,
+    *files.COMMANDS,
+    *keys.COMMANDS,
+):
+    cli.add_command(command)
+for command in (*stream.COMMANDS, *enrol.COMMANDS, *approve.COMMANDS, *audit.COMMANDS, vault.vault, doctor):
     cli.add_command(command)
 
 

@@ -12,7 +12,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def default_state() -> Path:
-    """Where a lab lives if nobody says otherwise: the user's state directory (XDG base directories)."""
+    """Where a lab lives: as QTRUNK_STATE says, else in the user's state directory (XDG base directories)."""
+    if told := os.environ.get("QTRUNK_STATE"):
+        return Path(told)
     base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(base) / "qtrunk" / "lab"
 
@@ -23,7 +25,6 @@ def state_option(command: F) -> F:
         "--state",
         type=click.Path(path_type=Path, file_okay=False),
         default=default_state,
-        envvar="QTRUNK_STATE",
         show_default="~/.local/state/qtrunk/lab",
         help="Directory of the lab; several labs run side by side.",
     )(command)

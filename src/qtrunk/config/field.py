@@ -134,15 +134,15 @@ class Entry:
         if key not in self._table:
             self.wrong(key, f"missing; {what}")
 
-    def text(self, key: str) -> str | None:
+    def text(self, key: str, characters_max: int = TEXT_CHARACTERS_MAX) -> str | None:
         """A short printable text."""
         if key not in self._table:
             return None
         value = self._table[key]
         if not isinstance(value, str):
             self.wrong(key, f"{shown(value)} is not text")
-        elif not value.isprintable() or len(value) > TEXT_CHARACTERS_MAX:
-            self.wrong(key, f"{shown(value)} is not at most {TEXT_CHARACTERS_MAX} printable characters")
+        elif not value.isprintable() or len(value) > characters_max:
+            self.wrong(key, f"{shown(value)} is not at most {characters_max} printable characters")
         else:
             return value
         return None

@@ -15,14 +15,17 @@ import msgspec
 
 from qtrunk.base.errors import ConfigError, RequestRefused
 from qtrunk.base.ids import NodeId, SaeId, is_node_id, parse_sae_id
-from qtrunk.config import field, geography
+from qtrunk.config import field, geography, keyapi
 from qtrunk.config.field import Entry, LinkSettings
+from qtrunk.config.neighbour import neighbours
 from qtrunk.config.problem import Problems, child, choices, listed, quoted, shown
 from qtrunk.config.shortform import ID_RULE, Draft, Span, rewrite
+from qtrunk.config.tenant import tenants
+from qtrunk.config.vendor import vendor_source
 from qtrunk.topology import Demand, Distillation, Equipment, Link, Node, Sae, Topology
 
 _SHIPPED = Path(__file__).parent / "topologies"
-_PORT_KEYS = ("key_api", "admin_api", "inter_node")
+_PORT_KEYS = ("key_api", "admin_api", "inter_node", "stream_api", "skip_api")
 
 
 def shipped() -> list[str]:
@@ -103,6 +106,9 @@ def _build(draft: Draft, problems: Problems) -> Topology:
         links=tuple(links),
         saes=tuple(saes),
         demands=tuple(demands),
+        tenants=tenants(draft.tenants, [sae.id for sae in saes]),
+        key_api=keyapi.key_api(draft.file.below("key_api", keyapi.KEY_API_KEYS)),
+        neighbours=neighbours(draft.neighbours, [node.id for node in nodes], [sae.id for sae in saes]),
     )
 
 
@@ -133,6 +139,8 @@ def _node(name: NodeId, entry: Entry, owners: dict[int, str]) -> Node:
         key_api_port=ports["key_api"],
         admin_api_port=ports["admin_api"],
         inter_node_port=ports["inter_node"],
+        stream_api_port=ports["stream_api"],
+        skip_api_port=ports["skip_api"],
     )
 
 
@@ -213,6 +221,7 @@ def _link(span: Span, settings: LinkSettings, draft: Draft, nodes: Mapping[str, 
         loss_db=loss_db,
         equipment=equipment,
         distillation=distillation,
+        vendor=vendor_source(draft.exceptions.get(span.id), distillation),
     )
 
 
@@ -266,6 +275,7 @@ def _loss_from_length(span: Span, length_km: float, equipment: Equipment, proble
 
 def _saes(draft: Draft) -> list[Sae]:
     owners: dict[str, str] = {}
+    entries: dict[SaeId, Entry] = {}
     saes: list[Sae] = []
     for entry in draft.saes:
         entry.require("id", "the SAE ID, such as finance-beijing")
@@ -283,7 +293,9 @@ def _saes(draft: Draft) -> list[Sae]:
             entry.wrong("id", f"{quoted(name)} is already {owners[sae]}; SAE IDs are unique in the network")
             continue
         owners[sae] = entry.path
-        saes.append(Sae(id=sae, node=NodeId(node or "")))
+        entries[sae] = entry
+        saes.append(Sae(id=sae, node=NodeId(node or ""), identities=keyapi.identities(entry)))
+    keyapi.check_unambiguous(saes, entries)
     return saes
 
 

@@ -10,12 +10,18 @@ from dataclasses import dataclass
 
 from qtrunk.base.ids import LinkId, NodeId, is_node_id
 from qtrunk.config.field import LINK_KEYS, Entry
+from qtrunk.config.neighbour import NEIGHBOUR_KEYS
 from qtrunk.config.problem import Problems, child, choices, quoted, shown
+from qtrunk.config.tenant import TENANT_KEYS
+from qtrunk.config.vendor import SOURCE_KEYS
 from qtrunk.topology import link_id
 
-FILE_KEYS = ("name", "title", "trunks", "rings", "link", "links", "nodes", "saes", "demands")
+FILE_KEYS = (
+    *("name", "title", "trunks", "rings", "link", "links", "nodes", "saes", "demands", "tenants", "key_api"),
+    "neighbours",
+)
 NODE_KEYS = ("name", "name_local", "lat", "lon", "ports")
-SAE_KEYS = ("id", "node")
+SAE_KEYS = ("id", "node", "identities")
 DEMAND_KEYS = ("between", "rate_bps")
 ID_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first"
 _RULE_OF_ROW = {"trunks": (2, "a trunk has at least 2 nodes"), "rings": (3, "a ring has at least 3 nodes")}
@@ -47,6 +53,8 @@ class Draft:
     exceptions: Mapping[str, Entry]
     saes: Sequence[Entry]
     demands: Sequence[Entry]
+    tenants: Mapping[str, Entry]
+    neighbours: Mapping[str, Entry]
     are_nodes_known: bool
     """Whether `nodes` holds every node that the file means."""
     is_graph_sound: bool
@@ -66,7 +74,7 @@ def rewrite(document: Mapping[str, object], problems: Problems) -> Draft:
     spans = _spans(rows, problems)
     is_graph_sound = len(problems) == before and given is not None
     defaults = file.below("link", LINK_KEYS)
-    exceptions = _tables(file, "links", LINK_KEYS, problems)
+    exceptions = _tables(file, "links", (*LINK_KEYS, *SOURCE_KEYS), problems)
     names = list(declared) or list(dict.fromkeys(name for _, row, _ in rows for name in row))
     return Draft(
         file=file,
@@ -76,6 +84,8 @@ def rewrite(document: Mapping[str, object], problems: Problems) -> Draft:
         exceptions=exceptions or {},
         saes=_saes(file, problems),
         demands=_list_of_tables(file, "demands", DEMAND_KEYS, problems),
+        tenants=_tables(file, "tenants", TENANT_KEYS, problems) or {},
+        neighbours=_tables(file, "neighbours", NEIGHBOUR_KEYS, problems) or {},
         are_nodes_known=bool(declared) or is_graph_sound,
         is_graph_sound=is_graph_sound,
     )

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qtrunk.base.errors import AuthenticationFailed
+from qtrunk.base.secret import Secret
 from qtrunk.crypto import universal
 
 WC_KEY_OCTETS = 32
@@ -29,6 +30,16 @@ def one_time_pad(data: Part, pad: Part) -> bytes:
     if len(data) != len(pad):
         raise ValueError(f"one-time pad: {len(data)} octets of data need as much pad, {len(pad)} given")
     return np.bitwise_xor(np.frombuffer(data, np.uint8), np.frombuffer(pad, np.uint8)).tobytes()
+
+
+def secret_sum(data: Part, pad: Part) -> Secret:
+    """The same where the result is the secret one: `data` XOR `pad`, made in place."""
+    if len(data) != len(pad):
+        raise ValueError(f"one-time pad: {len(data)} octets of data need as much pad, {len(pad)} given")
+    made = Secret(bytes(len(data)))
+    out = np.frombuffer(made.fill(), np.uint8)
+    np.bitwise_xor(np.frombuffer(data, np.uint8), np.frombuffer(pad, np.uint8), out=out)
+    return made
 
 
 def tag(key: Part, label: bytes, parts: Sequence[Part]) -> bytes:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from qtrunk import kernels
+from qtrunk.base.secret import Secret
 from qtrunk.stages import Octets
 
 HASH_OCTETS = 16
@@ -55,10 +56,16 @@ def toeplitz_seed_octets(input_bits: int, output_bits: int) -> int:
     return (input_bits + output_bits - 1 + 7) // 8
 
 
-def toeplitz(bits: Octets, seed: bytes, output_bits: int) -> bytes:
+def toeplitz(bits: Octets, seed: bytes, output_bits: int) -> Secret:
     """A 2-universal hash of unpacked bits by the Toeplitz matrix of `seed`: ceil(output_bits / 8) octets.
 
     The collision probability is 2^-output_bits for a uniform seed (Krawczyk 1994); the seed must be drawn after Eve's
     information about `bits` is fixed.
     """
-    return kernels.toeplitz_hash(np.packbits(bits), len(bits), np.frombuffer(seed, np.uint8), output_bits).tobytes()
+    packed = np.packbits(bits)
+    hashed = kernels.toeplitz_hash(packed, len(bits), np.frombuffer(seed, np.uint8), output_bits)
+    made = Secret(hashed.data)
+    # Arrays go back to the allocator as they are.
+    packed.fill(0)
+    hashed.fill(0)
+    return made

@@ -30,7 +30,6 @@ import numpy as np
 from qtrunk.base.errors import AuthenticationFailed, BlockAborted, BudgetSpent, KeyExhausted, QtrunkError, WireError
 from qtrunk.base.ids import NodeId
 from qtrunk.base.ports import Random
-from qtrunk.base.secret import Secret
 from qtrunk.base.wire import decode, encode
 from qtrunk.crypto import its, universal
 from qtrunk.distil import messages as wire
@@ -262,7 +261,7 @@ class _Party(ABC):
         return QkdKey(
             link=self._pulses.link,
             block=self._pulses.block,
-            material=Secret(material),
+            material=material,
             auth_octets=proof.auth_octets,
             epsilon=Epsilon(
                 secret=self._parameters.budget.secret,

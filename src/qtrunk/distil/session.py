@@ -12,7 +12,7 @@ go in, effects come out. Alice leads. The life of a link:
 
 An attacker can make the ends spend authentication key that buys nothing: by breaking a block after its Proof, or the
 connection after Resolve. So an exchange that was cut is settled with the same key and the same words again, and when
-key was spent in vain a few times Alice waits, ever longer, before she spends more (authentication.Thrift).
+key was spent in vain a few times Alice waits, ever longer, before she spends more (crypto.thrift).
 
 A block number is used once in the life of a link, whatever crashes: it is durable before it is announced.
 Statistics need that settings follow the link between blocks only, so all parameters travel in Announce.
@@ -30,7 +30,8 @@ from qtrunk.base.ids import LinkId
 from qtrunk.base.ports import Random
 from qtrunk.base.wire import decode, encode
 from qtrunk.crypto import its
-from qtrunk.distil.authentication import Authenticator, Thrift
+from qtrunk.crypto.thrift import Thrift
+from qtrunk.distil.authentication import Authenticator
 from qtrunk.distil.messages import Announce, Cancel, Resolution, Resolve, Resume, SessionMessage
 from qtrunk.distil.parties import (
     AuthLedger,
@@ -62,8 +63,6 @@ RESOLVE, RESOLUTION = 0, 1
 SETTLE_EPSILON = 2 * its.forgery_probability(1 << 20, 2)
 _SESSION, _BLOCK = 0, 1
 _BLOCK_HEADER = struct.Struct(">BQ")
-
-
 SETTLE_TRIES = 5
 """Resolve is said so often with the same key; then the peer must have forgotten it, and it takes a new one."""
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from qtrunk.base.errors import KeyNotFound, RequestRefused, StoreError
 from qtrunk.base.ids import LinkId
 from qtrunk.base.secret import Secret
-from qtrunk.kms.key import BLOCK_MOVES, BlockState, block_name, check_move
+from qtrunk.kms.key import BlockState, block_name, check_move
 from qtrunk.kms.part import StorePart, link_scope, note_link, tally
 from qtrunk.stages import Epsilon, QkdKey, Role
 
@@ -167,7 +167,7 @@ class Blocks(StorePart):
         there: BlockState,
         reason: str | None = None,
     ) -> None:
-        check_move(block_name(link, block), BLOCK_MOVES, here, there)
+        check_move(block_name(link, block), here, there)
         column = "released_unix_s" if there is BlockState.AVAILABLE else "ended_unix_s"
         db.execute(
             f"UPDATE blocks SET state = ?, reason = ?, {column} = ? WHERE link = ? AND block = ?",  # noqa: S608

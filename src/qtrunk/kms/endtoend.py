@@ -20,7 +20,7 @@ from qtrunk.base.errors import AuthenticationFailed, KeyNotFound, NotAuthorised,
 from qtrunk.base.ids import KeyId, SaeId
 from qtrunk.base.ports import SuppliedKey
 from qtrunk.base.secret import Secret
-from qtrunk.kms.key import KEY_MOVES, KeyState, RecipientState, check_move
+from qtrunk.kms.key import KeyState, RecipientState, check_move
 from qtrunk.kms.part import StorePart, tallies, tally
 from qtrunk.kms.seal import associated, fingerprint, seal, unseal
 
@@ -194,7 +194,7 @@ class EndToEnd(StorePart):
     def _end(self, db: sqlite3.Connection, table: str, key_id: KeyId, there: KeyState, reason: str | None) -> None:
         """Move a key to where its life ends; material that is left goes."""
         here = KeyState.RESERVED if table == "initiated" else KeyState.STORED
-        check_move(f"key {key_id}", KEY_MOVES, here, there)
+        check_move(f"key {key_id}", here, there)
         now = self._clock.unix_s()
         db.execute(
             f"UPDATE {table} SET state = ?, reason = ?, ended_unix_s = ? WHERE key_id = ?",  # noqa: S608

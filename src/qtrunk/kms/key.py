@@ -1,10 +1,13 @@
 """The life of a key, as data: states, the moves between them, and what a pool is worth at any moment.
 
-Two kinds of key live in a node. A *block* is what distillation gives (Y.3803 QKD-key): it waits until both
-ends are known to hold it, then it is spent octet by octet. An *end-to-end key* is what an application gets
-(Y.3803 KSA-key): at the initiator's node it is reserved before it exists and has no material at rest; at a
-target's node it is stored and goes out once for each recipient. Everything ends in a tombstone, because an
-identifier that was used once must never mean anything else (GS QKD 014 section 6).
+Three kinds of key live in a node. A *block* is what distillation gives (Y.3803 QKD-key): it waits until both
+ends are known to hold it, then it is spent octet by octet. A *segment* is a stretch of end-to-end key between
+two SAEs (Y.3803 KSA-key), relayed ahead of demand: once both nodes are known to hold it, the initiator's gives
+it out key by key from the front, the target's by key ID. An *end-to-end key* of its own is made where a pool
+does not fit (several targets, both SAEs at one node): at the initiator's node it is reserved before it exists
+and has no material at rest; at a target's node it is stored and goes out once for each recipient. Everything
+ends in a tombstone, because an identifier that was used once must never mean anything else (GS QKD 014
+section 6). `LIFE` is the one table of moves.
 
 This module does no I/O; `kms.store` makes each move durable before its effect is seen.
 """
@@ -12,7 +15,6 @@ This module does no I/O; `kms.store` makes each move durable before its effect i
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypeVar
 
 from qtrunk.base.errors import StoreError
 from qtrunk.base.ids import LinkId
@@ -49,25 +51,40 @@ class RecipientState(Enum):
     DESTROYED = "destroyed"
 
 
-BLOCK_MOVES: Mapping[BlockState, frozenset[BlockState]] = {
+class SegmentState(Enum):
+    """Where a segment of a pool of end-to-end key stands, at the initiator's node or at the target's."""
+
+    AVAILABLE = "available"
+    """Both nodes hold it; the initiator's gives it out from the front, the target's whatever is asked for by ID."""
+    SPENT = "spent"
+    """Every octet was given out or is overhead; the material is shredded, the record stays."""
+    DESTROYED = "destroyed"
+    """What was left is shredded, and the record says why."""
+
+
+State = BlockState | KeyState | RecipientState | SegmentState
+LIFE: Mapping[State, frozenset[State]] = {
     BlockState.PENDING: frozenset({BlockState.AVAILABLE, BlockState.DESTROYED}),
     BlockState.AVAILABLE: frozenset({BlockState.SPENT, BlockState.DESTROYED}),
     BlockState.SPENT: frozenset(),
     BlockState.DESTROYED: frozenset(),
-}
-KEY_MOVES: Mapping[KeyState, frozenset[KeyState]] = {
+    SegmentState.AVAILABLE: frozenset({SegmentState.SPENT, SegmentState.DESTROYED}),
+    SegmentState.SPENT: frozenset(),
+    SegmentState.DESTROYED: frozenset(),
     KeyState.RESERVED: frozenset({KeyState.DELIVERED, KeyState.DESTROYED}),
     KeyState.STORED: frozenset({KeyState.DELIVERED, KeyState.DESTROYED}),
     KeyState.DELIVERED: frozenset(),
     KeyState.DESTROYED: frozenset(),
+    RecipientState.PENDING: frozenset({RecipientState.DELIVERED, RecipientState.DESTROYED}),
+    RecipientState.DELIVERED: frozenset(),
+    RecipientState.DESTROYED: frozenset(),
 }
+"""All moves there are: a state that is not named after another cannot follow it."""
 
-S = TypeVar("S", BlockState, KeyState)
 
-
-def check_move(what: str, moves: Mapping[S, frozenset[S]], here: S, there: S) -> None:
+def check_move(what: str, here: State, there: State) -> None:
     """Raise StoreError unless the table lets `what` go from `here` to `there`."""
-    if there not in moves[here]:
+    if there not in LIFE[here]:
         raise StoreError(f"{what} is {here.value} and cannot become {there.value}; nothing was changed")
 
 

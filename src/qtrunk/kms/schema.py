@@ -8,6 +8,11 @@ emptied.
 `owner`, who allocates them from the front: `auth`, `alice`, `bob`. Both ends of a link have the same
 extents but for messages on their way. `rank` is the order of use: the block's number, or for granted
 extents the order of the grants. `tallies` are running totals, by link or `keys`.
+
+`pools` are ordered pairs of SAEs, on the side of the initiator or of the target; `pool_segments` the key relayed ahead
+for them. What was used of a living segment (`cursor`, `used`, `delivered`, `doubtful`, `lost`) is as of the last
+checkpoint, the consume journal has the rest; `ended_unix_s` of one is when its last octet was given out. `id_key`
+(sealed) is what its key IDs are made with, no key material.
 """
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -97,4 +102,35 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT, WITHOUT ROWID""",
     ),
     ("ALTER TABLE blocks ADD COLUMN authentication TEXT NOT NULL DEFAULT 'wegman-carter'",),
+    (
+        """CREATE TABLE pools (
+            pool INTEGER PRIMARY KEY,
+            side INTEGER NOT NULL,
+            initiator TEXT NOT NULL,
+            target TEXT NOT NULL,
+            UNIQUE (side, initiator, target)
+        ) STRICT""",
+        """CREATE TABLE pool_segments (
+            rank INTEGER PRIMARY KEY,
+            pool INTEGER NOT NULL REFERENCES pools (pool),
+            segment INTEGER NOT NULL,
+            state TEXT NOT NULL,
+            reason TEXT,
+            units INTEGER NOT NULL,
+            cursor INTEGER NOT NULL,
+            used BLOB,
+            delivered INTEGER NOT NULL,
+            doubtful INTEGER NOT NULL,
+            lost INTEGER NOT NULL,
+            destroyed INTEGER NOT NULL,
+            id_key BLOB NOT NULL,
+            receipt TEXT NOT NULL,
+            made_unix_s REAL NOT NULL,
+            expires_unix_s REAL NOT NULL,
+            ended_unix_s REAL,
+            UNIQUE (pool, segment)
+        ) STRICT""",
+        "CREATE INDEX pool_segments_living ON pool_segments (pool, rank) WHERE state = 'available'",
+        "CREATE INDEX pool_segments_by_number ON pool_segments (segment)",
+    ),
 )

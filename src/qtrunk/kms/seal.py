@@ -51,10 +51,12 @@ def seal(kek: Secret, data: bytes | memoryview, place: bytes) -> bytes:
 def unseal(kek: Secret, sealed: bytes, place: bytes) -> Secret:
     """What was sealed for this `place`, or AuthenticationFailed."""
     salt, box = sealed[:_SALT_OCTETS], sealed[_SALT_OCTETS:]
+    opened = Secret(bytes(max(0, len(sealed) - SEAL_OVERHEAD_OCTETS)))
     try:
-        return Secret(AESGCM(_derive(kek, salt)).decrypt(_NONCE, box, place))
+        AESGCM(_derive(kek, salt)).decrypt_into(_NONCE, box, place, opened.fill())
     except InvalidTag as error:
         raise AuthenticationFailed("sealed material does not open: changed, moved or of another KEK") from error
+    return opened
 
 
 def fingerprint(kek: Secret, material: Secret, place: bytes) -> bytes:

@@ -19,6 +19,8 @@ Errors: StoreError (disk), SegmentDamagedError (the file is gone, cut or changed
 import os
 import re
 import struct
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -81,11 +83,18 @@ class Segments:
         finally:
             segment_key.wipe()
 
-    def read(self, link: LinkId, block: int, offset: int, length: int, into: bytearray) -> None:
-        """Append octets of a block's material to `into`, or raise SegmentDamagedError."""
+    def read(self, link: LinkId, block: int, offset: int, into: memoryview) -> None:
+        """Fill `into` with octets of a block's material, or raise SegmentDamagedError."""
+        reader = self.reader(link, block)
         try:
-            with self._path(link, block).open("rb", buffering=0) as source:
-                self._read(source.fileno(), link, block, offset, length, into)
+            reader.read(offset, into)
+        finally:
+            reader.close()
+
+    def reader(self, link: LinkId, block: int) -> "SegmentReader":
+        """A segment opened for many reads; SegmentDamagedError when it does not open."""
+        try:
+            return SegmentReader(self._path(link, block), self._kek, link, block, partial(self._place, link, block))
         except FileNotFoundError as error:
             raise SegmentDamagedError(link, block, "gone") from error
 
@@ -104,6 +113,29 @@ class Segments:
         path.unlink()
         sync_directory(self._directory)
 
+    def rewrap(self, link: LinkId, block: int, old: Secret) -> None:
+        """Wrap the key of a segment by this KEK instead of the `old` one, durably; one that opens under neither stays.
+
+        The header lies in the first sector of the file, which disks write whole or not at all: after a crash it opens
+        under one of the two.
+        """
+        handle = os.open(self._path(link, block), os.O_RDWR | os.O_NOFOLLOW)
+        try:
+            header = os.pread(handle, _HEADER.size, 0)
+            if len(header) < _HEADER.size:
+                return
+            magic, total, sealed_key = _HEADER.unpack(header)
+            try:
+                segment_key = unseal(old, sealed_key, self._place(link, block, total))
+            except AuthenticationFailed:
+                return
+            sealed_key = seal(self._kek, segment_key.reveal(), self._place(link, block, total))
+            segment_key.wipe()
+            os.pwrite(handle, _HEADER.pack(magic, total, sealed_key), 0)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
     def present(self) -> set[tuple[LinkId, int]]:
         """The blocks that have a segment file, whole or not."""
         found: set[tuple[LinkId, int]] = set()
@@ -114,28 +146,6 @@ class Segments:
             found.add((LinkId(link), int(block)))
         return found
 
-    def _read(self, handle: int, link: LinkId, block: int, offset: int, length: int, into: bytearray) -> None:
-        header = os.pread(handle, _HEADER.size, 0)
-        if len(header) < _HEADER.size:
-            raise SegmentDamagedError(link, block, "cut short")
-        magic, total, sealed_key = _HEADER.unpack(header)
-        if magic != _MAGIC or not 0 <= offset <= offset + length <= total:
-            raise SegmentDamagedError(link, block, "not what was written")
-        try:
-            segment_key = unseal(self._kek, sealed_key, self._place(link, block, total))
-            box = AESGCM(segment_key.reveal())
-            segment_key.wipe()
-            first, last = offset // PIECE_OCTETS, (offset + length - 1) // PIECE_OCTETS
-            for index in range(first, last + 1):
-                base = index * PIECE_OCTETS
-                size = min(PIECE_OCTETS, total - base) + TAG_OCTETS
-                sealed = os.pread(handle, size, _HEADER.size + index * (PIECE_OCTETS + TAG_OCTETS))
-                piece = bytearray(box.decrypt(_nonce(index), sealed, self._place(link, block, index)))
-                into += memoryview(piece)[max(0, offset - base) : offset + length - base]
-                piece[:] = bytes(len(piece))
-        except (InvalidTag, AuthenticationFailed) as error:
-            raise SegmentDamagedError(link, block, "changed or cut short") from error
-
     def _path(self, link: LinkId, block: int) -> Path:
         if not _LINK_NAME.fullmatch(link) or block < 0:
             raise StoreError(f"{block_name(link, block)}: not a name that a segment can have")
@@ -143,6 +153,87 @@ class Segments:
 
     def _place(self, link: LinkId, block: int, position: int) -> bytes:
         return associated("segment", self._node, link, block, position)
+
+
+class SegmentReader:
+    """One segment, open; the piece that was read last stays at hand. `close` it: until then the segment key lives."""
+
+    def __init__(self, path: Path, kek: Secret, link: LinkId, block: int, place: Callable[[int], bytes]) -> None:
+        self._link, self._block, self._place = link, block, place
+        self._at, self._piece = -1, Secret(bytes(PIECE_OCTETS))
+        self._is_used = False
+        # Kept open, for speed, as long as the reader: `close` ends it.
+        self._octets = self._piece.fill()
+        self._handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            header = os.pread(self._handle, _HEADER.size, 0)
+            if len(header) < _HEADER.size:
+                raise SegmentDamagedError(link, block, "cut short")
+            magic, self._total, sealed_key = _HEADER.unpack(header)
+            if magic != _MAGIC:
+                raise SegmentDamagedError(link, block, "not what was written")
+            try:
+                segment_key = unseal(kek, sealed_key, place(self._total))
+            except AuthenticationFailed as error:
+                raise SegmentDamagedError(link, block, "changed or cut short") from error
+            self._box = AESGCM(segment_key.reveal())
+            segment_key.wipe()
+        except BaseException:
+            os.close(self._handle)
+            raise
+
+    def read(self, offset: int, into: memoryview) -> None:
+        """Fill `into` with octets of the material, or raise SegmentDamagedError."""
+        end = offset + len(into)
+        if not 0 <= offset <= end <= self._total:
+            raise SegmentDamagedError(self._link, self._block, "not what was written")
+        for index in range(offset // PIECE_OCTETS, (end - 1) // PIECE_OCTETS + 1):
+            base = index * PIECE_OCTETS
+            if index != self._at:
+                self._load(index)
+            first, last = max(offset, base), min(end, base + PIECE_OCTETS)
+            into[first - offset : last - offset] = self._octets[first - base : last - base]
+
+    def secrets(self, offset: int, length: int, step: int, count: int) -> list[Secret]:
+        """`count` times `length` octets of the material, `step` apart; quick for what lies within one piece."""
+        self._is_used = True
+        start, span = offset - self._at * PIECE_OCTETS, step * (count - 1) + length
+        if self._at >= 0 <= start and start + span <= PIECE_OCTETS and offset + span <= self._total:
+            octets = self._octets
+            return [Secret(octets[place : place + length]) for place in range(start, start + span, step)]
+        whole = Secret(bytes(span))
+        with whole.fill() as into:
+            self.read(offset, into)
+        if count == 1:
+            return [whole]
+        with whole.reveal() as view:
+            return [Secret(view[place : place + length]) for place in range(0, span, step)]
+
+    def rest(self) -> None:
+        """Overwrite the piece at hand, unless some of it was given out since the last call."""
+        if self._at >= 0 and not self._is_used:
+            self._at = -1
+            self._octets[:] = bytes(PIECE_OCTETS)
+        self._is_used = False
+
+    def close(self) -> None:
+        """Forget the material at hand."""
+        self._at = -1
+        self._octets.release()
+        self._piece.wipe()
+        os.close(self._handle)
+
+    def _load(self, index: int) -> None:
+        size = min(PIECE_OCTETS, self._total - index * PIECE_OCTETS)
+        sealed = os.pread(self._handle, size + TAG_OCTETS, _HEADER.size + index * (PIECE_OCTETS + TAG_OCTETS))
+        self._at = -1
+        try:
+            self._box.decrypt_into(_nonce(index), sealed, self._place(index), self._octets[:size])
+        except (InvalidTag, ValueError) as error:
+            # ValueError: fewer octets than there must be.
+            self._piece.wipe()
+            raise SegmentDamagedError(self._link, self._block, "changed or cut short") from error
+        self._at = index
 
 
 def _nonce(index: int) -> bytes:

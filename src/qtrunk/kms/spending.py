@@ -275,13 +275,12 @@ class Spending(Blocks):
         self._retire(db, link, self._burn(db, link, AUTH, "AND last - cursor < ?", octets))
 
     def _material(self, link: LinkId, slices: Sequence[Slice]) -> Secret:
-        octets = bytearray()
-        try:
-            for piece in slices:
-                self._segments.read(link, piece.block, piece.offset, piece.length, octets)
-            return Secret(octets)
-        finally:
-            octets[:] = bytes(len(octets))
+        material = Secret(bytes(sum(piece.length for piece in slices)))
+        at = 0
+        for piece in slices:
+            self._segments.read(link, piece.block, piece.offset, material.fill()[at : at + piece.length])
+            at += piece.length
+        return material
 
     def _despite_damage(self, work: Callable[[], T]) -> T:
         """Destroy a block whose segment no longer opens, on the record, and go on without it."""

@@ -1,7 +1,9 @@
 """The key store of one node: link pools and end-to-end keys, in one directory that one process owns.
 
     store.db       what happened to which key (SQLite, WAL, FULL)
-    segments/      the sealed material of each living block
+    segments/      the sealed material of each living block of link key
+    pools/         the sealed material of each living segment of end-to-end key
+    consume/       which octets of which segment were given to whom (append-only)
     reserve        space given back when the disk is full
     lock           held while a process has the store
 
@@ -27,6 +29,7 @@ from qtrunk.base.secret import Secret
 from qtrunk.kms.endtoend import EndToEnd
 from qtrunk.kms.journal import Journal, StorageFullError
 from qtrunk.kms.key import Allocation, AuthReservation, Ledger, PoolLevel, Slice
+from qtrunk.kms.pools import RETRY_WINDOW_S, Pools
 from qtrunk.kms.seal import KEK_OCTETS, associated, seal, unseal
 from qtrunk.kms.segment import Segments
 from qtrunk.kms.spending import AuthPool, Spending
@@ -48,8 +51,13 @@ _PROBE = b"this store belongs to this KEK"
 class KeyStore(Spending, EndToEnd):
     """The keys of a node. `open` it; `close` it when the node stops."""
 
+    pools: Pools
+    """End-to-end key that lies ready."""
+
     @classmethod
-    def open(cls, directory: Path, node: NodeId, kek: Secret, clock: Clock) -> "KeyStore":
+    def open(
+        cls, directory: Path, node: NodeId, kek: Secret, clock: Clock, retry_window_s: float = RETRY_WINDOW_S
+    ) -> "KeyStore":
         """Open or create the store, and set right what a crash left behind."""
         if len(kek) != KEK_OCTETS:
             raise StoreError(f"key store {directory}: a KEK has {KEK_OCTETS} octets, not {len(kek)}")
@@ -59,6 +67,8 @@ class KeyStore(Spending, EndToEnd):
             store = cls(node, journal, Segments(directory / "segments", node, kek), kek, clock)
             store._recover_blocks()
             store._recover_keys()
+            store.pools = Pools(node, journal, directory, kek, clock, retry_window_s)
+            store.pools.recover()
         except OSError as error:
             journal.close()
             raise StoreError(f"key store {directory}: {error.strerror}; the node cannot open it") from error
@@ -80,7 +90,10 @@ class KeyStore(Spending, EndToEnd):
 
     def close(self) -> None:
         """Let another process have the store. Every change is on the disk already."""
-        self._journal.close()
+        try:
+            self.pools.close()
+        finally:
+            self._journal.close()
 
 
 def _check_kek(journal: Journal, directory: Path, node: NodeId, kek: Secret) -> None:

@@ -1,42 +1,39 @@
-"""One trusted node as a process: `python -m qtrunk.node --config FILE [--parent PID]`."""
+"""One trusted node as a process: `python -m qtrunk.node --config FILE [--parent PID] [--sealed]`."""
 
 import argparse
 import asyncio
 import contextlib
 import logging
 import logging.handlers
+import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
 from qtrunk.base.parent import die_with_parent
 from qtrunk.node.config import load
-from qtrunk.node.node import Node
-from qtrunk.node.world import forbid_core_dumps
+from qtrunk.node.custody import Custody
+from qtrunk.node.hardening import harden
 
 LOG_OCTETS_MAX = 4 << 20
 SWITCH_INTERVAL_S = 0.0002
 
 
-async def _run(config_path: Path) -> None:
-    node = Node(load(config_path))
+async def _run(config_path: Path, *, is_held: bool) -> bool:
+    """Until told to stop; whether an officer has sealed the node."""
+    custody = Custody(load(config_path), is_held=is_held)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await node.start()
+    await custody.start()
     try:
-        stopped: asyncio.Future[bool] = asyncio.ensure_future(stop.wait())
-        watched: list[asyncio.Future[Any]] = [stopped, node.failed, *node.tasks]
-        done, _ = await asyncio.wait(watched, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            # A task of the node never ends by itself: if one did, its error stops the process.
-            task.result()
+        await custody.run_until(stop)
     finally:
-        await node.stop()
+        await custody.stop()
+    return custody.is_sealing.is_set()
 
 
 def main() -> None:
@@ -44,8 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="one trusted node of a quantum-secured network")
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--parent", type=int, help="stop when this process is gone")
+    parser.add_argument("--sealed", action="store_true", help="stay sealed, whatever could unseal without people")
     options = parser.parse_args()
-    forbid_core_dumps()
+    harden()
     # The event loop answers applications while link workers compute: it must not wait 5 ms for its turn each time.
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     if options.parent is not None:
@@ -55,7 +53,12 @@ def main() -> None:
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], format="%(asctime)s %(levelname)s %(name)s %(message)s")
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(_run(options.config))
+        if uvloop.run(_run(options.config, is_held=options.sealed)):
+            arguments = ["--config", str(options.config), "--sealed"]
+            if options.parent is not None:
+                arguments += ["--parent", str(options.parent)]
+            # Not one octet of this process's memory is the next one's.
+            os.execv(sys.executable, [sys.executable, "-m", "qtrunk.node", *arguments])  # noqa: S606
 
 
 if __name__ == "__main__":

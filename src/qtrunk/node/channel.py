@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from qtrunk.api.tls import PeerIdentity, identity_of
 from qtrunk.base.errors import AuthenticationFailed, WireError
 from qtrunk.base.wire import FRAME_HEADER_OCTETS, Message, decode, encode, frame, frame_length
 from qtrunk.node.config import Address
@@ -19,6 +20,10 @@ HELLO_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 5.0
 RETRY_S = 0.3
 _READ_LIMIT = 1 << 20
+_NODE_PREFIX = "urn:qtrunk:kme:"
+
+Revoked = Callable[[PeerIdentity], bool]
+"""Whether a certificate that TLS has verified is void all the same."""
 
 
 class Hello(Message, frozen=True, tag="hello"):
@@ -36,9 +41,11 @@ HELLO_VERSION = 1
 class Channel:
     """One open connection; frames out and in."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, is_revoked: Revoked) -> None:
         self._reader = reader
         self._writer = writer
+        self._is_revoked = is_revoked
+        self._identity: PeerIdentity | None = None
 
     def send(self, payload: bytes) -> None:
         """Queue one frame; a closed connection swallows it (the peer will be asked again on reconnection)."""
@@ -48,7 +55,12 @@ class Channel:
     async def receive(self) -> bytes:
         """The next frame; asyncio.IncompleteReadError or ConnectionError when the connection ends."""
         header = await self._reader.readexactly(FRAME_HEADER_OCTETS)
-        return await self._reader.readexactly(frame_length(header))
+        payload = await self._reader.readexactly(frame_length(header))
+        if self._identity is None or self._is_revoked(self._identity):
+            # Also on a connection that was open before: nothing of it counts any more.
+            self.close()
+            raise ConnectionAbortedError("the peer's certificate is revoked")
+        return payload
 
     def close(self) -> None:
         """Drop the connection now."""
@@ -56,12 +68,15 @@ class Channel:
 
     def peer_node(self) -> str:
         """The node ID in the peer's certificate, or AuthenticationFailed."""
-        certificate = self._writer.get_extra_info("peercert") or {}
-        prefix = "urn:qtrunk:kme:"
-        for kind, value in certificate.get("subjectAltName", ()):
-            if kind == "URI" and str(value).startswith(prefix):
-                return str(value)[len(prefix) :]
-        raise AuthenticationFailed("the peer's certificate names no node (URI urn:qtrunk:kme:ID)")
+        try:
+            der = self._writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            self._identity = identity_of(der)
+        except ValueError as problem:
+            raise AuthenticationFailed("the peer's certificate cannot be read") from problem
+        for uri in self._identity.uris:
+            if uri.startswith(_NODE_PREFIX):
+                return uri[len(_NODE_PREFIX) :]
+        raise AuthenticationFailed(f"the peer's certificate names no node (URI {_NODE_PREFIX}ID)")
 
 
 def node_context(certificate: Path, private_key: Path, ca_certificate: Path, *, server: bool) -> ssl.SSLContext:
@@ -83,8 +98,9 @@ async def _exchange_hello(channel: Channel, own: Hello) -> Hello:
 class InterNodeServer:
     """Bob's side: accepts neighbours and hands each connection to the link and service it names."""
 
-    def __init__(self, node: str, context: ssl.SSLContext) -> None:
+    def __init__(self, node: str, context: ssl.SSLContext, is_revoked: Revoked) -> None:
         self._node = node
+        self._is_revoked = is_revoked
         self._context = context
         self._expected: dict[tuple[str, str], tuple[str, Callable[[Channel], None]]] = {}
         self._server: asyncio.Server | None = None
@@ -105,7 +121,7 @@ class InterNodeServer:
             self._server.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        channel = Channel(reader, writer)
+        channel = Channel(reader, writer, self._is_revoked)
         try:
             peer = channel.peer_node()
             hello = decode(await asyncio.wait_for(channel.receive(), HELLO_TIMEOUT_S), Hello)
@@ -121,12 +137,14 @@ class InterNodeServer:
         expected[1](channel)
 
 
-async def dial(address: Address, context: ssl.SSLContext, *, node: str, peer: str, link: str, service: str) -> Channel:
+async def dial(
+    address: Address, context: ssl.SSLContext, *, node: str, peer: str, link: str, service: str, is_revoked: Revoked
+) -> Channel:
     """Connect to a neighbour; AuthenticationFailed or WireError when it is not who it must be."""
     reader, writer = await asyncio.wait_for(
         asyncio.open_connection(address.host, address.port, ssl=context, limit=_READ_LIMIT), CONNECT_TIMEOUT_S
     )
-    channel = Channel(reader, writer)
+    channel = Channel(reader, writer, is_revoked)
     try:
         if channel.peer_node() != peer:
             raise AuthenticationFailed(f"{address.host}:{address.port} is not node {peer}")

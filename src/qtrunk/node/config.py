@@ -16,6 +16,14 @@ class Address(msgspec.Struct, frozen=True):
     port: int
 
 
+class VendorCredentials(msgspec.Struct, frozen=True):
+    """PEM files by which this node is an SAE at a vendor's KME; they go before those of the topology."""
+
+    certificate: str
+    private_key: str
+    ca_certificate: str
+
+
 class LinkConfig(msgspec.Struct, frozen=True):
     """One link as seen from this node."""
 
@@ -26,6 +34,8 @@ class LinkConfig(msgspec.Struct, frozen=True):
     """The other node's inter-node listener."""
     preshared_file: str
     """The pre-shared secret of the first authentication; read once into the key store, then shredded."""
+    vendor: VendorCredentials | None = None
+    """For a link with source = etsi014 whose topology names no files."""
     peer_verifying_key: str | None = None
     """The ML-DSA-65 public key of the peer's signatures (PEM), for links with bootstrap = ml-dsa."""
 
@@ -45,6 +55,18 @@ class NodeConfig(msgspec.Struct, frozen=True):
     topology: dict[str, object]
     signing_key: str | None = None
     """This node's ML-DSA-65 private key (PEM)."""
+    verifying_keys: dict[str, str] = {}
+    """The ML-DSA-65 public keys of all nodes, by node (PEM files): for hybrid keys and signed notes."""
+    kem: str = "ml-kem-768"
+    """What this node offers for hybrid keys: `ml-kem-768` or `ml-kem-1024`."""
+    revocation_list: str | None = None
+    """The authority's signed revocation list (PEM), watched; None where the network has none."""
+    stream_api: Address | None = None
+    """Where key streams (ETSI GS QKD 004) are served; None: nowhere."""
+    skip_api: Address | None = None
+    """Where SKIP is served to routers; None: nowhere."""
+    vault: str | None = None
+    """The vault file; None: vault.json in the node's directory."""
     pool_octets_max: int = 64 << 20
     random_device: str | None = None
     """A hardware generator's file, such as /dev/hwrng, whose octets are mixed with the operating system's."""

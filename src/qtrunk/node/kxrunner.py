@@ -6,11 +6,13 @@ Everything here runs on the event loop, so keys are allocated and sent in one or
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from qtrunk.base.errors import KeyExhausted, QtrunkError, StoreError, WireError
+from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, StoreError, WireError
 from qtrunk.base.ids import LinkId, SaeId
 from qtrunk.base.ports import Clock, SuppliedKey
+from qtrunk.crypto.hybrid import NoKemKeyError
 from qtrunk.node.advert import Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.channel import Channel
@@ -19,9 +21,10 @@ from qtrunk.relay import kx
 log = logging.getLogger(__name__)
 
 TICK_S = 0.1
+KEM_WAIT_S = 3.0
 SILENCE_S = 15.0
 """A neighbour whose adverts stay out so long is taken for gone; its connection is made anew."""
-_KX, _ADVERT = b"\x00", b"\x01"
+_KX, _ADVERT, _NOTE = b"\x00", b"\x01", b"\x02"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
 
@@ -37,6 +40,8 @@ class KxRunner:
         self._channels: dict[LinkId, Channel] = {}
         self._heard_s: dict[LinkId, float] = {}
         self._waiting: dict[str, asyncio.Future[list[SuppliedKey]]] = {}
+        self.receive_note: Callable[[bytes], None] = _no_notes
+        """What takes the notes that come in (node.notes)."""
 
     def is_up(self, link: LinkId) -> bool:
         """Whether the neighbour over this link is connected."""
@@ -46,7 +51,24 @@ class KxRunner:
         self, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
     ) -> list[SuppliedKey]:
         """Fresh keys, stored for every target at its node; raises what the machine says went wrong."""
-        request_id, effects = self._machine.request(initiator, targets, number, key_bits)
+        return await self._carried(partial(self._machine.request, initiator, targets, number, key_bits))
+
+    async def fill(self, initiator: SaeId, target: SaeId, octets: int) -> None:
+        """A segment of so many octets for a pool; raises what the machine says went wrong."""
+        await self._carried(partial(self._machine.fill, initiator, target, octets))
+
+    async def _carried(self, start: Callable[[], tuple[str, list[kx.Effect]]]) -> list[SuppliedKey]:
+        """What comes of a request; one that only lacks the other node's ML-KEM key waits for that a little."""
+        until_s = self._clock.monotonic_s() + KEM_WAIT_S
+        while True:
+            try:
+                return await self._carried_once(*start())
+            except NoKemKeyError:
+                if self._clock.monotonic_s() > until_s:
+                    raise
+            await asyncio.sleep(TICK_S)
+
+    async def _carried_once(self, request_id: str, effects: Sequence[kx.Effect]) -> list[SuppliedKey]:
         answer: asyncio.Future[list[SuppliedKey]] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
         try:
@@ -90,12 +112,18 @@ class KxRunner:
             except StoreError as error:
                 self._alarms.raise_alarm(RELAY, "StorageFull", "critical", str(error))
             else:
-                self._alarms.clear(RELAY)
+                self._alarms.clear(RELAY, "StorageFull")
 
     def advertise(self, octets: bytes) -> None:
         """Send the own advert to every neighbour."""
         for channel in self._channels.values():
             channel.send(_ADVERT + octets)
+
+    def send_note(self, link: LinkId, octets: bytes) -> None:
+        """Hand a note to the neighbour over a link, if it is connected."""
+        channel = self._channels.get(link)
+        if channel is not None:
+            channel.send(_NOTE + octets)
 
     def _drop_silent(self) -> None:
         now_s = self._clock.monotonic_s()
@@ -113,8 +141,19 @@ class KxRunner:
                 for other, channel in self._channels.items():
                     if other != link:
                         channel.send(octets)
+        elif kind == _NOTE:
+            self._receive_note(link, payload)
         else:
             raise WireError("frame of unknown kind")
+
+    def _receive_note(self, link: LinkId, octets: bytes) -> None:
+        try:
+            self.receive_note(octets)
+        except QtrunkError as error:
+            # Who passed it on need not be who is wrong: the connection stays.
+            log.warning("notes: over %s: %s", link, error)
+            if isinstance(error, AuthenticationFailed):
+                self._alarms.raise_alarm(RELAY, "NoteRefused", "warning", str(error))
 
     def _carry_out(self, effects: Sequence[kx.Effect]) -> None:
         for effect in effects:
@@ -142,3 +181,7 @@ class KxRunner:
         else:
             with contextlib.suppress(asyncio.InvalidStateError):
                 waiting.set_result(answer)
+
+
+def _no_notes(_octets: bytes) -> None:
+    raise WireError("this node has no signing key and takes no notes")

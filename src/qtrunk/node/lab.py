@@ -23,6 +23,7 @@ import msgspec
 from qtrunk.base.errors import LabError
 from qtrunk.base.ids import NodeId, SaeId
 from qtrunk.node.authentication import make_signing_key
+from qtrunk.node.ca.identity import Kind
 from qtrunk.node.config import Address, LinkConfig, NodeConfig
 from qtrunk.node.pki import Credentials, LabPki
 from qtrunk.node.supervisor import ChildSpec, Plan
@@ -41,6 +42,8 @@ class NodePorts(msgspec.Struct, frozen=True):
     key_api: int
     admin_api: int
     inter_node: int
+    stream_api: int = 0
+    skip_api: int = 0
 
 
 class LabRecord(msgspec.Struct, frozen=True):
@@ -109,6 +112,14 @@ class Lab:
         """Base URL of a node's key API."""
         return f"https://localhost:{self.ports[node].key_api}"
 
+    def stream_address(self, node: str) -> str:
+        """Host and port of a node's key streams (ETSI GS QKD 004)."""
+        return f"localhost:{self.ports[node].stream_api}"
+
+    def skip_address(self, node: str) -> str:
+        """Host and port of a node's SKIP interface."""
+        return f"localhost:{self.ports[node].skip_api}"
+
     def optics_socket(self, link: str) -> Path:
         """Socket of a link's simulated fibre."""
         return self.state / "optics" / link / "optics.sock"
@@ -121,13 +132,13 @@ class Lab:
             raise LabError(f"state directory {self.state} is too long for Unix sockets; choose a shorter --state DIR")
         pki = LabPki(self.state / "pki")
         for node in self.topology.nodes:
-            credentials = pki.credentials(self.state / "nodes" / node.id, "kme", self.topology.kme_id(node.id))
-            if self._signs(node):
-                make_signing_key(self.state / "nodes" / node.id / "signing-key.pem", self._verifying_key(node.id))
+            credentials = pki.credentials(self.state / "nodes" / node.id, Kind.NODE, self.topology.kme_id(node.id))
+            make_signing_key(self.state / "nodes" / node.id / "signing-key.pem", self._verifying_key(node.id))
             self._write_node(node, credentials)
         for sae in self.topology.saes:
-            pki.credentials(self.state / "saes" / sae.id, "sae", sae.id)
-        pki.credentials(self.state / "operator", "operator", "lab")
+            pki.credentials(self.state / "saes" / sae.id, Kind.SAE, sae.id)
+        pki.credentials(self.state / "operator", Kind.OPERATOR, "lab")
+        pki.close()
         for link in self.topology.links:
             self._write_optics(link)
             if link.distillation.bootstrap == "preshared":
@@ -143,6 +154,7 @@ class Lab:
                 ["--config", str(self.state / "optics" / link.id / "optics.json")],
             )
             for link in self.topology.links
+            if link.vendor is None
         ]
         nodes = [
             ChildSpec(
@@ -163,6 +175,8 @@ class Lab:
             key_api=Address(HOST, ports.key_api),
             admin_api=Address(HOST, ports.admin_api),
             inter_node=Address(HOST, ports.inter_node),
+            stream_api=Address(HOST, ports.stream_api),
+            skip_api=Address(HOST, ports.skip_api),
             links=[
                 LinkConfig(
                     link=link.id,
@@ -176,15 +190,14 @@ class Lab:
                 for link in self.topology.links_of(node.id)
             ],
             topology=self.topology.to_dict(),
-            signing_key=str(directory / "signing-key.pem") if self._signs(node) else None,
+            signing_key=str(directory / "signing-key.pem"),
+            verifying_keys={other.id: str(self._verifying_key(other.id)) for other in self.topology.nodes},
             certificate=str(credentials.certificate),
             private_key=str(credentials.private_key),
             ca_certificate=str(credentials.ca_certificate),
+            revocation_list=str(self.state / "pki" / "ca.crl"),
         )
         _write_json(directory / "node.json", config)
-
-    def _signs(self, node: Node) -> bool:
-        return any(link.distillation.bootstrap == "ml-dsa" for link in self.topology.links_of(node.id))
 
     def _verifying_key(self, node: NodeId) -> Path:
         return self.state / "nodes" / node / "verifying-key.pem"
@@ -236,18 +249,20 @@ def _choose_ports(topology: Topology, kept: dict[str, NodePorts]) -> dict[str, N
 
         return {
             node.id: kept[node.id]
-            if node.id in kept
+            if node.id in kept and kept[node.id].stream_api and kept[node.id].skip_api
             else NodePorts(
                 key_api=node.key_api_port or free(),
                 admin_api=node.admin_api_port or free(),
                 inter_node=node.inter_node_port or free(),
+                stream_api=node.stream_api_port or free(),
+                skip_api=node.skip_api_port or free(),
             )
             for node in topology.nodes
         }
 
 
 def _are_free(ports: NodePorts) -> bool:
-    return all(_is_free(port) for port in (ports.key_api, ports.admin_api, ports.inter_node))
+    return all(_is_free(port) for port in msgspec.structs.astuple(ports))
 
 
 def _is_free(port: int) -> bool:

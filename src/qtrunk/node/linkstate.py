@@ -14,6 +14,7 @@ import msgspec
 from qtrunk.base.ports import Clock
 from qtrunk.distil.parties import Destroy, Report
 from qtrunk.distil.session import QUIET_CAUSES
+from qtrunk.kms import vendorend
 from qtrunk.kms.store import PoolLevel
 from qtrunk.quantum import monitors
 from qtrunk.quantum.device import Attached, Finished
@@ -83,6 +84,10 @@ class LinkStatistics:
             self.readings = {} if readings is None else msgspec.to_builtins(readings)
         return found
 
+    def note_span(self, seconds: float) -> None:
+        """What took the place of the light of the next block: how long a vendor's keys for it took to come."""
+        self._light_s = seconds
+
     def note_level(self, level: PoolLevel, epsilon: float, epsilon_max: float) -> None:
         """The store's levels, as of the last tick, and the sum of the link's epsilons."""
         self._level, self._epsilon = level, (epsilon, epsilon_max)
@@ -99,7 +104,7 @@ class LinkStatistics:
             self.last_end = ""
             self._append(int(str(record["sifted_bits"])), int(str(record["octets"])) * 8)
 
-    def note_destroyed(self, effect: Destroy) -> None:
+    def note_destroyed(self, effect: Destroy | vendorend.Destroy) -> None:
         """A block died."""
         with self._lock:
             self.destroyed += 1

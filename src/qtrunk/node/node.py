@@ -7,75 +7,143 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from qtrunk.api import admin, etsi014, https
+from qtrunk.api import etsi014v2, https, skip
+from qtrunk.api.identity import SaeRegistry
 from qtrunk.base.errors import ConfigError, StoreError
-from qtrunk.base.ids import LinkId, SaeId
+from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
 from qtrunk.base.secret import Secret
+from qtrunk.crypto.hybrid import HybridEnd
 from qtrunk.distil.authentication import AUTH_OCTETS, Signatures
-from qtrunk.kms.seal import load_or_make_kek
+from qtrunk.kms.consume import COLLECTED, INITIATED
 from qtrunk.kms.store import KeyStore
+from qtrunk.kms.totals import TotalsFile
+from qtrunk.node import hardening
+from qtrunk.node.abroad import Abroad
 from qtrunk.node.advert import ADVERT_PERIOD_S, Adverts, LinkLevel
+from qtrunk.node.ahead import FillAhead
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.authentication import LinkAuthentication, load_signatures
+from qtrunk.node.border import LocalInterior
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
+from qtrunk.node.commit import GroupCommit
 from qtrunk.node.config import LinkConfig, NodeConfig
 from qtrunk.node.device import Module
+from qtrunk.node.fallback import Fallback
+from qtrunk.node.hybridkeys import HybridKeys, load_end
+from qtrunk.node.interwork import interworking
 from qtrunk.node.kxrunner import KxRunner
 from qtrunk.node.linkend import LinkRunner
 from qtrunk.node.linkstate import LinkStatistics
+from qtrunk.node.linkworker import LinkWorker
+from qtrunk.node.notes import Notes
+from qtrunk.node.poolsync import PERIOD_S as SYNC_PERIOD_S
+from qtrunk.node.poolsync import PoolSync
+from qtrunk.node.streams import StreamRunner
 from qtrunk.node.supply import Supply
+from qtrunk.node.tenants import TenantSupply
+from qtrunk.node.trust import Trust
+from qtrunk.node.vendorlink import vendor_runner
 from qtrunk.node.wiring import make_session
 from qtrunk.node.world import SystemClock, SystemRandom
 from qtrunk.plan.light import Light
 from qtrunk.relay.kx import Kx
+from qtrunk.relay.route import route
 from qtrunk.stages import Role
 from qtrunk.topology import Link
 
 log = logging.getLogger(__name__)
 
 EXPIRE_PERIOD_S = 5.0
+POOL_TICK_S = 1.0
+SIDES = {INITIATED: "initiator", COLLECTED: "target"}
 
 
 class Node:
     """A node process's contents."""
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, kek: Secret, trust: Trust, alarms: AlarmBoard) -> None:
         self.config = config
         self.tasks: list[asyncio.Task[None]] = []
         self._topology = config.load_topology()
         self._clock = SystemClock()
         self._random = SystemRandom(config.random_device)
-        self._alarms = AlarmBoard(self._clock)
+        self._alarms = alarms
         self._started_unix_s = self._clock.unix_s()
         directory = Path(config.directory)
+        self._trust = trust
         self._store = KeyStore.open(
-            directory / "store", config.node_id, load_or_make_kek(directory / "kek"), self._clock
+            directory / "store", config.node_id, kek, self._clock, self._topology.key_api.retry_window_s
         )
         self._adverts = Adverts(config.node_id)
-        self._relay = KxRunner(
-            Kx(
-                config.node_id,
-                self._topology,
-                self._store,
-                self._random,
-                self._clock,
-                lambda: self._adverts.unusable_links(self._clock.monotonic_s()),
-            ),
-            self._adverts,
-            self._alarms,
-            self._clock,
+        end = self._hybrid_end()
+        machine = Kx(
+            *(config.node_id, self._topology, self._store, self._random, self._clock),
+            self._unusable_links,
+            is_hybrid=lambda initiator: self._topology.tenant_of(initiator).hybrid != "qkd",
         )
-        self._supply = Supply(config.node_id, self._topology, self._store, self._relay, self._adverts, self._clock)
+        self._relay = KxRunner(machine, self._adverts, self._alarms, self._clock)
+        self._pool_sync: PoolSync | None = None
+        fallback: Fallback | None = None
+        notes: Notes | None = None
+        pools = self._store.pools
+        if end is not None:
+            notes = Notes(config.node_id, self._topology, end, self._clock, self._note_route, self._relay.send_note)
+            self._relay.receive_note = notes.receive
+            machine.hybrid = hybrid = HybridKeys(end, notes, self._clock)
+            self._pool_sync = PoolSync(hybrid, config.node_id, self._topology, pools, notes, self._clock)
+            fallback = Fallback(*(config.node_id, self._topology, pools, hybrid, notes, self._random, self._clock))
+        self._commit = GroupCommit(pools)
+        self._ahead = FillAhead(
+            *(config.node_id, self._topology, pools, self._relay, self._adverts, self._alarms, self._clock), fallback
+        )
+        interior = LocalInterior(config.node_id, self._topology, self._store, self._clock)
+        self._interworking = interworking(
+            *(config, self._topology, interior, self._clock, kek, self._alarms, self._trust)
+        )
+        abroad = Abroad(
+            *(config.node_id, self._topology, self._store, lambda: self._interworking, self._random, self._clock)
+        )
+        supply = Supply(config.node_id, self._topology, self._store, self._relay, self._commit, self._ahead, abroad)
+        totals = TotalsFile(directory / "totals.db")
+        self._supply = TenantSupply(supply, self._topology, totals, self._clock, supply.stock, pools.is_repeated)
         credentials = (Path(config.certificate), Path(config.private_key), Path(config.ca_certificate))
         self._dial_context = node_context(*credentials, server=False)
-        self._server = InterNodeServer(config.node, node_context(*credentials, server=True))
+        server_context = node_context(*credentials, server=True)
+        self._server = InterNodeServer(config.node, server_context, self._trust.is_revoked)
         api_context = https.server_context(*credentials)
-        self._key_api = https.HttpsServer(etsi014.Etsi014(self._supply, self._registered_sae).handle, api_context)
-        self._admin_api = https.HttpsServer(
-            admin.Admin(self.status, self._store.receipt, self._ledger).handle, api_context
+        self.contexts = [self._dial_context, server_context, api_context]
+        """For renewed certificates and added CAs."""
+        settings = self._topology.key_api
+        registry = SaeRegistry(sae for sae in self._topology.saes if sae.node == config.node_id)
+        self._registry = registry
+        key_api = etsi014v2.key_api(self._supply, registry.sae_of, settings)
+        self._key_api = https.HttpsServer(self._trust.guarded(key_api), api_context, is_revoked=self._trust.is_revoked)
+        if settings.loopback_test:
+            self._alarms.raise_alarm(
+                "key-api",
+                "LoopbackTest",
+                "major",
+                "loopback_test is on: an SAE may be its own peer; such keys protect nothing",
+            )
+        self._api_context = api_context
+        self._streams = StreamRunner(
+            config.node_id,
+            lambda sae: known.node if (known := self._topology.sae(sae)) else None,
+            self._supply,
+            lambda key_id: max(0, pools.hops(key_id) - 1),
+            self._random,
+            self._clock,
+            None if notes is None else notes.service("streams"),
         )
-        self._links: list[LinkRunner] = []
+        if notes is not None:
+            notes.serve("streams", self._streams.receive)
+        router_api = skip.Skip(self._supply, registry.sae_of, self._peers, self._random)
+        self._skip_api = https.HttpsServer(
+            self._trust.guarded(router_api.handle), api_context, is_revoked=self._trust.is_revoked
+        )
+        self._links: list[LinkWorker[Any]] = []
         self._connections: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the error of a connection's task that failed: the node must stop then."""
@@ -86,24 +154,38 @@ class Node:
             self._start_link(link_config)
         await self._server.start(self.config.inter_node)
         await self._key_api.start(self.config.key_api.host, self.config.key_api.port)
-        await self._admin_api.start(self.config.admin_api.host, self.config.admin_api.port)
+        if self.config.stream_api is not None:
+            await self._streams.start(self.config.stream_api, self._api_context, self._living_sae)
+            self._spawn(self._streams.keep_ticking())
+        if self.config.skip_api is not None:
+            await self._skip_api.start(self.config.skip_api.host, self.config.skip_api.port)
+        if self._interworking is not None:
+            await self._interworking.start(self._fail)
         self._spawn(self._relay.keep_ticking())
         self._spawn(self._keep_advertising())
         self._spawn(self._keep_expiring())
+        self._spawn(self._keep_pools())
+        self._spawn(self._ahead.run())
         log.info("node %s is in service", self.config.node)
 
     async def stop(self) -> None:
         """Stop in order: no new requests, no new blocks, then the store."""
         await self._key_api.stop()
-        await self._admin_api.stop()
+        await self._skip_api.stop()
+        if self._interworking is not None:
+            await self._interworking.stop()
+        await self._streams.stop()
         self._server.close()
         running = [*self.tasks, *self._connections]
         for task in running:
             task.cancel()
+        self._ahead.stop()
         await asyncio.gather(*running, return_exceptions=True)
         for runner in self._links:
             await asyncio.to_thread(runner.stop)
+        await self._commit.close()
         self._store.close()
+        self._supply.close()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         self.tasks.append(asyncio.create_task(work))
@@ -115,12 +197,31 @@ class Node:
         role = Role.ALICE if link.alice == self.config.node_id else Role.BOB
         self._store.set_role(link.id, role)
         self._load_preshared(link.id, Path(link_config.preshared_file))
+        runner: LinkWorker[Any]
+        if link.vendor is None:
+            runner = self._distilling(link, role, link_config)
+        else:
+            runner = vendor_runner(
+                link,
+                role,
+                link_config,
+                self.config.pool_octets_max,
+                self._store,
+                self._alarms,
+                self._random,
+                self._clock,
+            )
+        self._links.append(runner)
+        self.tasks += runner.start()
+        self._connect(link, role, link_config, "distil" if link.vendor is None else "vendor", runner.serve, runner)
+        self._connect(link, role, link_config, "kx", partial(self._relay.serve, link.id), runner)
+
+    def _distilling(self, link: Link, role: Role, link_config: LinkConfig) -> LinkRunner:
         pool = self._store.auth_ledger(link.id, AUTH_OCTETS, link.distillation.epsilon_total)
         authentication = LinkAuthentication(pool, self._signatures(link, link_config))
         light = Light(link)
-        runner = LinkRunner(
+        return LinkRunner(
             link=link.id,
-            role=role,
             session=make_session(link, role, light, self._store, authentication, self._random, self._clock),
             authentication=authentication,
             light=light,
@@ -131,10 +232,6 @@ class Node:
             pool_octets_max=self.config.pool_octets_max,
             statistics=LinkStatistics(link, role, self._clock),
         )
-        self._links.append(runner)
-        self.tasks += runner.start()
-        self._connect(link, role, link_config, "distil", runner.serve, runner)
-        self._connect(link, role, link_config, "kx", partial(self._relay.serve, link.id), runner)
 
     def _connect(
         self,
@@ -143,7 +240,7 @@ class Node:
         link_config: LinkConfig,
         service: str,
         serve: Callable[[Channel], Coroutine[object, object, None]],
-        runner: LinkRunner,
+        runner: LinkWorker[Any],
     ) -> None:
         """Alice dials, Bob listens."""
         if role is Role.BOB:
@@ -158,6 +255,7 @@ class Node:
                 peer=link.bob,
                 link=link.id,
                 service=service,
+                is_revoked=self._trust.is_revoked,
             )
 
         self._spawn(runner.keep_dialling(connect, serve))
@@ -170,10 +268,14 @@ class Node:
         def ended(ended_task: asyncio.Task[None]) -> None:
             self._connections.discard(ended_task)
             error = None if ended_task.cancelled() else ended_task.exception()
-            if error is not None and not self.failed.done():
-                self.failed.set_exception(error)
+            if error is not None:
+                self._fail(error)
 
         task.add_done_callback(ended)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_exception(error)
 
     def _load_preshared(self, link: LinkId, path: Path) -> None:
         """Take the pre-shared secret into the sealed store, then overwrite and remove the file."""
@@ -221,26 +323,74 @@ class Node:
             else:
                 self._alarms.clear("store")
 
+    async def _keep_pools(self) -> None:
+        # Soon after the start, when neighbours are there, then now and then.
+        synced_s = self._clock.monotonic_s() + 2 * POOL_TICK_S - SYNC_PERIOD_S
+        while True:
+            await asyncio.sleep(POOL_TICK_S)
+            try:
+                self._store.pools.tick()
+                waiting = self._commit.durable()
+                if waiting is not None:
+                    await waiting
+                if self._pool_sync is not None and self._clock.monotonic_s() - synced_s >= SYNC_PERIOD_S:
+                    synced_s = self._clock.monotonic_s()
+                    self._pool_sync.tick()
+            except StoreError as error:
+                self._alarms.raise_alarm("pools", "StorageFull", "critical", str(error))
+            else:
+                self._alarms.clear("pools")
+
+    def _unusable_links(self) -> frozenset[LinkId]:
+        return self._adverts.unusable_links(self._clock.monotonic_s())
+
+    def _note_route(self, node: NodeId) -> tuple[NodeId, ...]:
+        """Notes need no key, only neighbours that are there; which those are beyond the first nobody knows."""
+        return route(self._topology, self.config.node_id, node)
+
+    def _hybrid_end(self) -> HybridEnd | None:
+        if self.config.signing_key is None:
+            return None
+        return load_end(self.config.node, Path(self.config.signing_key), self.config.verifying_keys, self.config.kem)
+
     # ── what the interfaces ask ─────────────────────────────────────────────────────────────────────────────────
 
-    def _registered_sae(self, identity: https.PeerIdentity) -> SaeId | None:
-        """The SAE of this node that a certificate belongs to."""
-        for candidate in identity.candidates:
-            sae = self._topology.sae(SaeId(candidate))
-            if sae is not None and sae.node == self.config.node_id:
-                return sae.id
-        return None
-
     def status(self) -> dict[str, object]:
-        """What `qtrunk status` shows of this node."""
+        """What `qtrunk status` shows of this node while it is in service; its alarms are on the board."""
         return {
             "node": self.config.node,
             "kme_id": self._topology.kme_id(self.config.node_id),
             "uptime_s": self._clock.unix_s() - self._started_unix_s,
             "links": [runner.statistics.as_json() for runner in self._links],
             "keys": self._store.counts(),
-            "alarms": self._alarms.as_json(),
+            "pools": self._pools_as_json(),
+            "tenants": self._supply.as_json(),
+            "interworking": None if self._interworking is None else self._interworking.as_json(),
+            "memory": hardening.state(),
         }
 
-    def _ledger(self) -> dict[str, object]:
+    def _peers(self, sae: SaeId) -> list[tuple[SaeId, str]]:
+        """Whom an SAE is expected to share keys with, and the key manager of each: as the topology's demands say."""
+        others = {other for demand in self._topology.demands if sae in demand.between for other in demand.between}
+        known = [self._topology.sae(other) for other in sorted(others - {sae})]
+        return [(entry.id, self._topology.kme_id(entry.node)) for entry in known if entry is not None]
+
+    def _living_sae(self, identity: https.PeerIdentity) -> SaeId | None:
+        """The SAE of a certificate that is not revoked, while what happens can be recorded."""
+        if self._trust.is_revoked(identity) or self._trust.audit.problem is not None:
+            return None
+        return self._registry.sae_of(identity)
+
+    def receipt(self, key_id: KeyId) -> dict[str, object] | None:
+        """What is known here of a key; None: nothing."""
+        return self._store.receipt(key_id) or self._store.pools.receipt(key_id)
+
+    def _pools_as_json(self) -> list[dict[str, object]]:
+        return [
+            {"side": SIDES[side], "initiator": initiator, "target": target, **asdict(ledger)}
+            for (side, initiator, target), ledger in sorted(self._store.pools.ledgers().items())
+        ]
+
+    def ledger(self) -> dict[str, object]:
+        """Where every octet of each link's key is or went."""
         return {runner.link: asdict(self._store.ledger(runner.link)) for runner in self._links}

@@ -5,16 +5,16 @@ Answers `base.ports.KeySupply` for the key interfaces, out of the store (keys he
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
-from qtrunk.base.errors import NotAuthorised, RequestRefused, RouteUnavailable
+from qtrunk.base.errors import KeyExhausted, NotAuthorised, RequestRefused
 from qtrunk.base.ids import KeyId, NodeId, SaeId
-from qtrunk.base.ports import Clock, SuppliedKey, SupplyStatus
+from qtrunk.base.ports import Quality, Stock, SuppliedKey, SupplyStatus
+from qtrunk.kms.consume import NO_MARK
 from qtrunk.kms.store import KeyStore
-from qtrunk.node.advert import Adverts
+from qtrunk.node.abroad import Abroad
+from qtrunk.node.ahead import FillAhead
+from qtrunk.node.commit import GroupCommit
 from qtrunk.node.kxrunner import KxRunner
-from qtrunk.relay.kx import HOP_OVERHEAD_OCTETS
-from qtrunk.relay.route import route
 from qtrunk.topology import Topology
 
 KEY_BITS = 256
@@ -23,6 +23,13 @@ KEY_BITS_MAX = 8192
 KEYS_PER_REQUEST_MAX = 128
 KEY_COUNT_MAX = 1_000_000
 TARGETS_MAX = 8
+_LOCAL = Stock(
+    quality=Quality(epsilon=0.0, hops=0, is_hybrid=True),
+    level_bits=float(KEY_COUNT_MAX * KEY_BITS),
+    target_bits=0.0,
+    fill_bps=0.0,
+)
+"""Between two SAEs of one node nothing travels: no QKD is needed, and no ML-KEM would add to it."""
 
 
 class Supply:
@@ -34,27 +41,41 @@ class Supply:
         topology: Topology,
         store: KeyStore,
         relay: KxRunner,
-        adverts: Adverts,
-        clock: Clock,
+        commit: GroupCommit,
+        ahead: FillAhead,
+        abroad: Abroad,
     ) -> None:
         self._node = node
         self._topology = topology
         self._store = store
         self._relay = relay
-        self._adverts = adverts
-        self._clock = clock
+        self._commit = commit
+        self._ahead = ahead
+        self._abroad = abroad
+
+    def stock(self, initiator: SaeId, target: SaeId) -> Stock:
+        """What there is from one SAE to another."""
+        self._check_own(initiator)
+        foreign = self._abroad.network(target)
+        if foreign is not None:
+            return self._abroad.stock(foreign.protection)
+        if self._node_of(target) == self._node:
+            return _LOCAL
+        return self._ahead.stock(initiator, target)
 
     def status(self, initiator: SaeId, target: SaeId) -> SupplyStatus:
         """How much could be supplied now; answers for every known pair, also before any key exists."""
         self._check_own(initiator)
-        target_node = self._node_of(target)
-        octets, fill_bps = self._deliverable(target_node)
-        per_key = KEY_BITS // 8
+        foreign = self._abroad.network(target)
+        count, fill_bps = KEY_COUNT_MAX, 0.0
+        if foreign is None and self._node_of(target) != self._node:
+            stock = self._ahead.stock(initiator, target)
+            count, fill_bps = min(KEY_COUNT_MAX, int(stock.level_bits) // KEY_BITS), stock.fill_bps
         return SupplyStatus(
             source_kme=self._topology.kme_id(self._node),
-            target_kme=self._topology.kme_id(target_node),
+            target_kme=self._topology.kme_id(self._node_of(target)) if foreign is None else foreign.kme,
             key_bits=KEY_BITS,
-            stored_key_count=min(KEY_COUNT_MAX, octets // per_key),
+            stored_key_count=count,
             key_count_max=KEY_COUNT_MAX,
             keys_per_request_max=KEYS_PER_REQUEST_MAX,
             key_bits_max=KEY_BITS_MAX,
@@ -64,18 +85,59 @@ class Supply:
         )
 
     async def initiate(
-        self, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
+        self,
+        initiator: SaeId,
+        targets: Sequence[SaeId],
+        number: int,
+        key_bits: int,
+        *,
+        request_id: bytes | None = None,
     ) -> list[SuppliedKey]:
         """Fresh keys for `initiator`, already held for every target."""
         self._check_own(initiator)
-        for target in targets:
-            self._node_of(target)
-        return await self._relay.request(initiator, targets, number, key_bits)
+        if any(self._abroad.network(target) for target in targets):
+            return await self._abroad.initiate(initiator, targets, number, key_bits)
+        nodes = [self._node_of(target) for target in targets]
+        if len(nodes) != 1 or nodes[0] == self._node:
+            return await self._relay.request(initiator, targets, number, key_bits)
+        return await self._from_pool(initiator, targets[0], number, key_bits // 8, request_id or NO_MARK)
 
-    async def collect(self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId]) -> list[SuppliedKey]:
+    async def _from_pool(
+        self, initiator: SaeId, target: SaeId, number: int, key_octets: int, mark: bytes
+    ) -> list[SuppliedKey]:
+        """Out of what lies ready; where that is too little, a segment is fetched first."""
+        pools = self._store.pools
+        self._ahead.note(initiator, target, number * key_octets)
+        try:
+            keys = pools.take(initiator, target, number, key_octets, mark)
+        except KeyExhausted:
+            await self._ahead.fill_now(initiator, target, number, key_octets)
+            keys = pools.take(initiator, target, number, key_octets, mark)
+        await self._recorded()
+        return keys
+
+    async def collect(
+        self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId], *, request_id: bytes | None = None
+    ) -> list[SuppliedKey]:
         """Keys that `initiator` was given, for their target; each once."""
         self._check_own(target)
-        return self._store.collect(target, initiator, key_ids)
+        pools = self._store.pools
+        keys, strange = pools.redeem(target, initiator, key_ids, request_id or NO_MARK)
+        if strange:
+            # Not of a pool: they lie in the store one by one. What is of a pool was checked and not yet taken.
+            keys = self._store.collect(target, initiator, strange)
+            pooled = [key_id for key_id in key_ids if key_id not in set(strange)]
+            if pooled:
+                keys += pools.redeem(target, initiator, pooled)[0]
+                keys.sort(key=lambda key: key_ids.index(key.key_id))
+        await self._recorded()
+        return keys
+
+    async def _recorded(self) -> None:
+        """Nothing goes out before it is on the disk."""
+        waiting = self._commit.durable()
+        if waiting is not None:
+            await waiting
 
     def _check_own(self, sae: SaeId) -> None:
         known = self._topology.sae(sae)
@@ -87,20 +149,3 @@ class Supply:
         if known is None:
             raise RequestRefused(f"SAE {target} is not known in this network")
         return known.node
-
-    def _deliverable(self, target: NodeId) -> tuple[int, float]:
-        """Octets of end-to-end key that the weakest hop could carry now, and the rate at which that grows."""
-        if target == self._node:
-            return KEY_COUNT_MAX * KEY_BITS // 8, 0.0
-        now_s = self._clock.monotonic_s()
-        try:
-            nodes = route(self._topology, self._node, target, self._adverts.unusable_links(now_s))
-        except RouteUnavailable:
-            return 0, 0.0
-        octets: list[int] = []
-        rates_bps: list[float] = []
-        for here, there in pairwise(nodes):
-            level = self._adverts.level(here, self._topology.link_between(here, there).id, now_s)
-            octets.append(max(0, level.octets - HOP_OVERHEAD_OCTETS) if level else 0)
-            rates_bps.append(level.fill_bps if level else 0.0)
-        return min(octets), min(rates_bps)

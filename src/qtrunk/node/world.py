@@ -1,13 +1,8 @@
-"""The real world behind the ports: clock, dice, memory that is not dumped."""
+"""The real world behind the ports: clock and dice."""
 
-import ctypes
-import os
 import time
 
-from qtrunk.base.errors import LabError
 from qtrunk.crypto import randomness
-
-_PR_SET_DUMPABLE = 4
 
 
 class SystemClock:
@@ -33,10 +28,3 @@ class SystemRandom:
     def octets(self, count: int) -> bytes:
         """`count` unpredictable octets; RandomnessFailed from the first failed test on."""
         return self._source.octets(count)
-
-
-def forbid_core_dumps() -> None:
-    """Key material in memory stays out of core dumps and away from ptrace by other processes."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
-        raise LabError(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")

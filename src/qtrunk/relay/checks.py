@@ -8,7 +8,10 @@ from itertools import pairwise
 
 from qtrunk.base.errors import RequestRefused, WireError
 from qtrunk.base.ids import LinkId, NodeId, SaeId, parse_key_id
+from qtrunk.kms.keyid import UNIT_OCTETS
+from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.relay import messages as wire
+from qtrunk.relay.cargo import CONFIRM_OCTETS
 from qtrunk.topology import Topology
 
 
@@ -47,14 +50,10 @@ def check_relay(topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRe
     """Everything about a relay that its own words give away."""
     links = check_route(topology, node, link, body.route)
     check_hops(body.hops, body.route, links[: body.route.index(node)])
-    if not 1 <= len(body.key_ids) <= wire.KEYS_MAX or len(set(body.key_ids)) != len(body.key_ids):
-        raise WireError(f"key_ids: from 1 to {wire.KEYS_MAX}, each once")
-    if not _is_key_size(body.key_bits):
-        raise WireError(f"key_bits: whole octets, at most {wire.KEY_BITS_MAX} bits")
-    if len(body.ciphertext) != len(body.key_ids) * body.key_bits // 8:
-        raise WireError("ciphertext: not as long as the keys")
-    for key_id in body.key_ids:
-        parse_key_id(key_id)
+    if body.segment:
+        _check_segment(body)
+    else:
+        _check_keys(body)
     initiator = topology.sae(SaeId(body.initiator))
     if initiator is None or initiator.node != body.route[0]:
         raise WireError("initiator: must be an SAE of the route's first node")
@@ -64,6 +63,29 @@ def check_relay(topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRe
         known = topology.sae(SaeId(target))
         if known is None or known.node != body.route[-1] or target not in body.all_targets:
             raise WireError("targets: must be SAEs of the route's last node")
+
+
+def _check_keys(body: wire.KeyRelay) -> None:
+    if not 1 <= len(body.key_ids) <= wire.KEYS_MAX or len(set(body.key_ids)) != len(body.key_ids):
+        raise WireError(f"key_ids: from 1 to {wire.KEYS_MAX}, each once")
+    if not _is_key_size(body.key_bits):
+        raise WireError(f"key_bits: whole octets, at most {wire.KEY_BITS_MAX} bits")
+    if len(body.ciphertext) != CONFIRM_OCTETS + len(body.key_ids) * body.key_bits // 8:
+        raise WireError("ciphertext: not as long as the keys")
+    for key_id in body.key_ids:
+        parse_key_id(key_id)
+
+
+def _check_segment(body: wire.KeyRelay) -> None:
+    if body.key_ids or body.key_bits or len(body.targets) != 1 or body.all_targets != body.targets:
+        raise WireError("segment: has one target and no key_ids")
+    if not is_segment_size(len(body.ciphertext)):
+        raise WireError("ciphertext: not as long as a segment can be")
+
+
+def is_segment_size(octets: int) -> bool:
+    """Whether a segment may have so many octets."""
+    return HEAD_OCTETS < octets <= wire.SEGMENT_OCTETS_MAX and octets % UNIT_OCTETS == 0
 
 
 def check_hops(hops: Sequence[wire.Hop], nodes: Sequence[str], links: Sequence[LinkId]) -> None:

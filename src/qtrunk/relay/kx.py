@@ -1,60 +1,59 @@
 """The relay machine of one node: end-to-end keys over trusted nodes, hop by hop. Messages in, effects out; no I/O.
 
-A key is the octets of link key that would have encrypted it on its first hop (docs/decisions/0009); every later hop
-encrypts it with octets of its own link, used once. Each message carries a tag made with 32 more octets. A relay follows
-its neighbour's octets and allocates its own in one store transaction, so a crash loses at most the batch. End-to-end
-material is never on a relay's disk.
+What is relayed is a batch of keys, or a segment of a pool (`kms.pools`), which lies ready at both nodes before anyone
+asks. Its QKD part is the octets of link key that would have encrypted it on its first hop (docs/decisions/0009); every
+later hop encrypts it with octets of its own link, used once (`relay.hops`). Where the policy is hybrid, both ends add a
+mask that no relay knows (`relay.cargo`). A relay follows its neighbour's octets and allocates its own in one store
+transaction, so a crash loses at most the batch. End-to-end material is never on a relay's disk.
 
-The initiator's SAE gets keys only after every target node has confirmed that it stores them, and after that is on the
-initiator's own record. What fails or falls silent is voided at the targets and tried once more over another route, if
-there is one: around the link that failed, or around all links of a route that gave no answer.
+The initiator's SAE gets keys only after every target node has confirmed that it stores the same, and after that is on
+the initiator's own record; a segment joins the initiator's pool then. What fails or falls silent is voided at the
+targets and tried once more over another route, if there is one: around the link that failed, or around all links of a
+route that gave no answer.
 
-A message that is not authentic changes nothing, not even the place that the neighbour's octets have come to: whoever
-follows burns what he passes over, so one forged message could otherwise burn a whole direction. The same octets may
-so meet several forgeries; n of them pass with at most n times the probability of one, and each is reported.
-
-Allocation order is sending order on each link (whoever follows never goes back), so the shell must call the machine
-from one thread and send effects in the order given.
+The shell must call the machine from one thread and send effects in the order given.
 """
 
+import hmac
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from qtrunk.base.errors import (
-    AuthenticationFailed,
-    KeyExhausted,
-    QtrunkError,
-    RouteUnavailable,
-    StoreError,
-    WireError,
-)
+from qtrunk.base.errors import KeyExhausted, QtrunkError, RequestRefused, RouteUnavailable, StoreError, WireError
 from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId, parse_key_id
 from qtrunk.base.ports import Clock, Random, SuppliedKey
 from qtrunk.base.secret import Secret
-from qtrunk.base.wire import encode
 from qtrunk.crypto import its
-from qtrunk.kms.key import Allocation, Slice
+from qtrunk.crypto.hybrid import SEED_OCTETS, Wrapped
+from qtrunk.kms.consume import COLLECTED, INITIATED
 from qtrunk.relay import messages as wire
-from qtrunk.relay.checks import check_hops, check_relay, check_request, check_route
-from qtrunk.relay.ports import KeyStorePort
+from qtrunk.relay.cargo import (
+    CONFIRM_OCTETS,
+    confirmation,
+    keep,
+    keys_of,
+    masked,
+    protection,
+    receipt,
+    relay_context,
+)
+from qtrunk.relay.checks import check_hops, check_relay, check_request, check_route, is_segment_size
+from qtrunk.relay.hops import CONTROL_OCTETS, HOP_OVERHEAD_OCTETS, Hops, Report, SendKx, on_wire, parsed, report
+from qtrunk.relay.ports import HybridPort, KeyStorePort
 from qtrunk.relay.route import links_of, route
-from qtrunk.stages import Role
 from qtrunk.topology import Topology
 
-PROTOCOL = "qtrunk kx 1"
+__all__ = ["HOP_OVERHEAD_OCTETS", "Effect", "Failed", "Kx", "Report", "SendKx", "Supplied"]
+
 REQUEST_TIMEOUT_S = 5.0
 RETRY_TIMEOUT_S = 4.0
 """A second attempt gets so much more; both together stay under what the shell waits, twice the time-out."""
 FORWARD_MEMORY_S = 30.0
 """So long a relay remembers whom to send a completion back to."""
-KEY_LIFETIME_S = 90 * 86400.0
-"""A target may come for its key so long; a sealed file can lie for a while."""
-CONTROL_OCTETS = 1024
-"""Of each direction of a link, kept for completions, voids and grants."""
-HOP_OVERHEAD_OCTETS = its.WC_KEY_OCTETS + CONTROL_OCTETS
+POOL_LIFETIME_S = 30 * 86400.0
+"""A segment may be given out for so long; its targets may come for their tenant's key lifetime after that."""
 LOW_OCTETS = 64 << 10
 """Below this an end asks the peer for octets of its direction."""
 GRANT_PERIOD_S = 1.0
@@ -62,16 +61,8 @@ ATTEMPTS_MAX = 2
 
 
 @dataclass(frozen=True, slots=True)
-class SendKx:
-    """Send these octets to the neighbour over a link."""
-
-    link: LinkId
-    octets: bytes
-
-
-@dataclass(frozen=True, slots=True)
 class Supplied:
-    """Keys for the SAE that asked; on record as delivered."""
+    """Keys for the SAE that asked, on record as delivered; or none: a segment that its pool has now."""
 
     request_id: str
     keys: list[SuppliedKey]
@@ -85,35 +76,30 @@ class Failed:
     error: QtrunkError
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Something the operator must hear of; `link` is None where the node itself is concerned."""
-
-    link: LinkId | None
-    alarm: str
-    text: str
-
-
 Effect = SendKx | Supplied | Failed | Report
 
 
 @dataclass(slots=True, kw_only=True)
 class _Request:
-    """A batch of keys on its way to its targets."""
+    """A batch of keys or a segment on its way to its targets."""
 
     request_id: str
     initiator: SaeId
     targets: tuple[SaeId, ...]
     key_bits: int
     number: int
+    octets: int
+    """Of the whole cargo."""
+    segment: int
+    """0: keys of their own."""
     deadline_s: float
     attempt: int = 1
     avoided: frozenset[LinkId] = frozenset()
     key_ids: list[KeyId] = field(default_factory=list)
-    keys: list[Secret] = field(default_factory=list)
-    routes: dict[str, tuple[NodeId, ...]] = field(default_factory=dict)
-    """Relay ID to route, of relays that are not confirmed."""
-    confirmed: dict[str, tuple[NodeId, ...]] = field(default_factory=dict)
+    cargo: Secret = field(default_factory=lambda: Secret(b""))
+    relays: dict[str, wire.KeyRelay] = field(default_factory=dict)
+    """By ID, those that are not confirmed."""
+    confirmed: dict[str, wire.KeyRelay] = field(default_factory=dict)
     hops: list[wire.Hop] = field(default_factory=list)
 
 
@@ -137,16 +123,21 @@ class Kx:
         random: Random,
         clock: Clock,
         unusable: Callable[[], frozenset[LinkId]] = frozenset,
+        is_hybrid: Callable[[SaeId], bool] = lambda _initiator: False,
     ) -> None:
+        """`is_hybrid` says of an initiator whether its keys must have an ML-KEM part; both ends hold to it."""
         self._node = node
         self._topology = topology
         self._store = store
         self._random = random
         self._clock = clock
         self._unusable = unusable
+        self.hybrid: HybridPort | None = None
+        """Set by who wires the machine, where the node can sign."""
+        self._is_hybrid = is_hybrid
+        self._hops = Hops(node, topology, store)
         self._requests: dict[str, _Request] = {}
         self._forwarded: dict[str, _Forwarded] = {}
-        self._up: set[LinkId] = set()
         self._grants_at_s = 0.0
 
     # ── what the node asks ──────────────────────────────────────────────────────────────────────────────────────────
@@ -155,30 +146,42 @@ class Kx:
         self, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
     ) -> tuple[str, list[Effect]]:
         """Start a batch of fresh keys for these targets; its ID comes back in Supplied or Failed."""
+        octets = CONFIRM_OCTETS + number * key_bits // 8
+        return self._new(initiator, targets, number=number, key_bits=key_bits, octets=octets, segment=0)
+
+    def fill(self, initiator: SaeId, target: SaeId, octets: int) -> tuple[str, list[Effect]]:
+        """Start a segment for the pool of two SAEs; its ID comes back in Supplied, without keys, or Failed."""
+        return self._new(initiator, [target], number=0, key_bits=0, octets=octets, segment=self._segment())
+
+    def _new(
+        self, initiator: SaeId, targets: Sequence[SaeId], *, number: int, key_bits: int, octets: int, segment: int
+    ) -> tuple[str, list[Effect]]:
         request = _Request(
-            request_id=str(uuid.UUID(bytes=self._random.octets(16), version=4)),
+            request_id=self._uuid(),
             initiator=initiator,
             targets=tuple(dict.fromkeys(targets)),
             key_bits=key_bits,
             number=number,
+            octets=octets,
+            segment=segment,
             deadline_s=self._clock.monotonic_s() + REQUEST_TIMEOUT_S,
         )
         return request.request_id, self._start(request)
 
     def link_up(self, link: LinkId) -> list[Effect]:
         """The neighbour over a link is connected."""
-        self._up.add(link)
+        self._hops.up.add(link)
         return []
 
     def link_down(self, link: LinkId) -> list[Effect]:
         """The neighbour is gone: what waits for it fails now, not at the time-out."""
-        self._up.discard(link)
+        self._hops.up.discard(link)
         effects: list[Effect] = []
         for relay_id, passed in list(self._forwarded.items()):
             if passed.onward == link:
-                effects += self._complete_back(relay_id, False, f"link {link}: the neighbour was lost", link, [])
+                effects += self._complete_back(relay_id, f"link {link}: the neighbour was lost", link)
         for request in list(self._requests.values()):
-            if any(self._link(nodes, 0) == link for nodes in request.routes.values()):
+            if any(self._hops.between(relay.route, 0) == link for relay in request.relays.values()):
                 effects += self._retry(request, f"link {link}: the neighbour was lost", {link})
         return effects
 
@@ -187,15 +190,15 @@ class Kx:
         now_s = self._clock.monotonic_s()
         effects: list[Effect] = []
         for request in [r for r in self._requests.values() if r.deadline_s < now_s]:
-            silent = list(request.routes.values())
+            silent = [relay.route for relay in request.relays.values()]
             why = "the relay of the keys took too long: no answer over " + ", ".join("-".join(n) for n in silent)
-            avoided = {link for nodes in silent for link in links_of(self._topology, nodes)}
+            avoided = {link for nodes in silent for link in self._links(nodes)}
             effects += self._retry(request, why, avoided)
         for relay_id in [r for r, passed in self._forwarded.items() if passed.until_s < now_s]:
             del self._forwarded[relay_id]
         if now_s >= self._grants_at_s:
             self._grants_at_s = now_s + GRANT_PERIOD_S
-            for link in sorted(self._up):
+            for link in sorted(self._hops.up):
                 effects += self._ask_for_grant(link)
         return effects
 
@@ -204,22 +207,30 @@ class Kx:
     def _start(self, request: _Request) -> list[Effect]:
         """Take octets for the first hops and send, or fail with nothing taken."""
         try:
-            check_request(
-                *(self._topology, self._node, request.initiator, request.targets, request.number, request.key_bits)
-            )
-            request.key_ids = [
-                KeyId(str(uuid.UUID(bytes=self._random.octets(16), version=4))) for _ in range(request.number)
-            ]
+            self._check(request)
+            request.key_ids = [KeyId(self._uuid()) for _ in range(request.number)]
             by_node = self._by_node(request.targets)
             routes = {node: self._route(request, node) for node in by_node if node != self._node}
             with self._store.transaction():
                 effects = self._send_out(request, by_node, routes)
         except QtrunkError as error:
+            request.cargo.wipe()
             return [Failed(request.request_id, error)]
-        if not request.routes:
+        if not request.relays:
             return self._deliver(request)
         self._requests[request.request_id] = request
         return effects
+
+    def _check(self, request: _Request) -> None:
+        if not request.segment:
+            number, key_bits = request.number, request.key_bits
+        elif self._by_node(request.targets).keys() == {self._node}:
+            raise RequestRefused(f"pool {request.initiator} to {request.targets[0]}: both are at node {self._node}")
+        elif not is_segment_size(request.octets):
+            raise RequestRefused(f"segment: {request.octets} octets asked for")
+        else:
+            number, key_bits = 1, 8
+        check_request(self._topology, self._node, request.initiator, request.targets, number, key_bits)
 
     def _send_out(
         self,
@@ -227,48 +238,59 @@ class Kx:
         by_node: dict[NodeId, list[SaeId]],
         routes: dict[NodeId, tuple[NodeId, ...]],
     ) -> list[Effect]:
-        expires_unix_s = self._clock.unix_s() + KEY_LIFETIME_S
-        octets = request.number * request.key_bits // 8
-        self._store.reserve_keys(request.key_ids, request.initiator, request.targets, request.key_bits, expires_unix_s)
+        expires_unix_s = self._expires_unix_s(request)
+        if not request.segment:
+            self._store.reserve_keys(
+                request.key_ids, request.initiator, request.targets, request.key_bits, expires_unix_s
+            )
+        seed = Secret(self._random.octets(SEED_OCTETS)) if routes and self._is_hybrid(request.initiator) else None
         effects: list[Effect] = []
-        material: bytes | None = None
+        octets: Secret | None = None
+        relay: wire.KeyRelay | None = None
         for node, nodes in routes.items():
-            link = self._link(nodes, 0)
-            if link not in self._up:
-                raise KeyExhausted(f"link {link}: the neighbour is not connected")
-            pad, tag_key = self._allocate(link, octets)
-            # The first hop of the first route: its pad is the key, the ciphertext is all zeros.
-            material = material or bytes(pad.material.reveal())
-            relay_id = str(uuid.UUID(bytes=self._random.octets(16), version=4))
-            request.routes[relay_id] = nodes
+            link = self._hops.between(nodes, 0)
+            pad, tag_key = self._hops.allocate(link, request.octets)
+            # The first hop of the first route: its pad is the QKD part, the ciphertext is all zeros.
+            octets = octets or pad.material
             relay = wire.KeyRelay(
-                relay_id=relay_id,
+                relay_id=self._uuid(),
                 route=list(nodes),
                 initiator=request.initiator,
                 targets=list(by_node[node]),
                 all_targets=list(request.targets),
                 key_ids=list(request.key_ids),
                 key_bits=request.key_bits,
+                segment=request.segment,
                 expires_unix_s=expires_unix_s,
-                pad=_on_wire(pad.slices),
-                ciphertext=its.one_time_pad(material, pad.material.reveal()),
-                hops=[self._hop(link, pad.slices)],
+                hybrid=None,
+                pad=on_wire(pad.slices),
+                ciphertext=its.one_time_pad(octets.reveal(), pad.material.reveal()),
+                hops=[self._hops.record(link, pad.slices)],
             )
-            effects.append(self._seal(link, relay, tag_key))
-        material = material or self._random.octets(octets)
-        step = request.key_bits // 8
-        request.keys = [Secret(material[at : at + step]) for at in range(0, octets, step)]
+            if seed is not None:
+                relay = msgspec.structs.replace(relay, hybrid=self._wrap(node, seed, relay))
+            request.relays[relay.relay_id] = relay
+            effects.append(self._hops.seal(link, relay, tag_key))
+        octets = octets or Secret(self._random.octets(request.octets))
+        request.cargo = octets if relay is None else masked(octets, seed, relay)
         if self._node in by_node:
             self._store.store_keys(
-                list(zip(request.key_ids, request.keys, strict=True)),
-                request.initiator,
-                by_node[self._node],
-                request.targets,
-                request.key_bits,
-                _receipt([(self._node,)], []),
+                list(zip(request.key_ids, keys_of(request.cargo, request.key_bits), strict=True)),
+                *(request.initiator, by_node[self._node], request.targets, request.key_bits),
+                receipt([(self._node,)], [], "local"),
                 expires_unix_s,
             )
         return effects
+
+    def _wrap(self, node: NodeId, seed: Secret, relay: wire.KeyRelay) -> Wrapped:
+        if self.hybrid is None:
+            raise KeyExhausted(f"keys of {relay.initiator} must be hybrid, and this node has no signing key")
+        return self.hybrid.wrap(node, seed, relay_context(relay), self._clock.unix_s())
+
+    def _expires_unix_s(self, request: _Request) -> float:
+        """When the last target must have come."""
+        lifetime_s = self._topology.tenant_of(request.initiator).key_lifetime_s
+        return self._clock.unix_s() + lifetime_s + (POOL_LIFETIME_S if request.segment else 0)
 
     def _by_node(self, targets: Sequence[SaeId]) -> dict[NodeId, list[SaeId]]:
         by_node: dict[NodeId, list[SaeId]] = {}
@@ -288,15 +310,29 @@ class Kx:
     def _deliver(self, request: _Request) -> list[Effect]:
         """All targets hold the keys: on record first, then out."""
         self._requests.pop(request.request_id, None)
-        routes = list(request.confirmed.values()) or [(self._node,)]
+        relays = list(request.confirmed.values())
+        how = receipt(
+            [relay.route for relay in relays] or [(self._node,)],
+            request.hops,
+            protection(relays[0].hybrid) if relays else "local",
+        )
+        keys: list[SuppliedKey] = []
         try:
-            self._store.deliver_initiator(request.key_ids, _receipt(routes, request.hops))
+            if request.segment:
+                self._store.pools.add(
+                    *(INITIATED, request.initiator, request.targets[0], request.segment, request.cargo, how),
+                    self._clock.unix_s() + POOL_LIFETIME_S,
+                )
+            else:
+                self._store.deliver_initiator(request.key_ids, how)
+                materials = keys_of(request.cargo, request.key_bits)
+                keys = [
+                    SuppliedKey(key_id=key_id, material=material)
+                    for key_id, material in zip(request.key_ids, materials, strict=True)
+                ]
         except QtrunkError as error:
             return [*self._void(request), Failed(request.request_id, error)]
-        keys = [
-            SuppliedKey(key_id=key_id, material=material)
-            for key_id, material in zip(request.key_ids, request.keys, strict=True)
-        ]
+        request.cargo.wipe()
         return [Supplied(request.request_id, keys)]
 
     def _retry(self, request: _Request, why: str, links: Collection[LinkId]) -> list[Effect]:
@@ -309,6 +345,9 @@ class Kx:
             targets=request.targets,
             key_bits=request.key_bits,
             number=request.number,
+            octets=request.octets,
+            # Another number: a void of the first attempt may come after the second.
+            segment=self._segment() if request.segment else 0,
             deadline_s=request.deadline_s + RETRY_TIMEOUT_S,
             attempt=request.attempt + 1,
             avoided=request.avoided.union(links),
@@ -326,16 +365,22 @@ class Kx:
     def _void(self, request: _Request) -> list[Effect]:
         """Keys that the initiator will not be given must not wait anywhere."""
         effects: list[Effect] = []
-        for relay_id, nodes in {**request.routes, **request.confirmed}.items():
-            void = wire.KeyVoid(relay_id=relay_id, route=list(nodes), key_ids=list(request.key_ids))
-            effects += self._try_send(self._link(nodes, 0), void)
+        for relay_id, relay in {**request.relays, **request.confirmed}.items():
+            void = wire.KeyVoid(
+                relay_id=relay_id,
+                route=relay.route,
+                key_ids=list(request.key_ids),
+                initiator=request.initiator,
+                target=relay.targets[0],
+                segment=request.segment,
+            )
+            effects += self._hops.try_send(self._hops.between(relay.route, 0), void)
         try:
             self._store.destroy_keys(request.key_ids, "voided")
         except StoreError as error:
             # They stay reserved, which gives them to nobody; the store ends them when it opens again or they expire.
             effects.append(Report(None, "StorageFull", str(error)))
-        for key in request.keys:
-            key.wipe()
+        request.cargo.wipe()
         return effects
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -350,18 +395,10 @@ class Kx:
                     raise WireError("relay: seen before")
             elif isinstance(body, wire.KeyVoid):
                 check_route(self._topology, self._node, link, body.route)
-            self._authenticate(link, sealed)
+            self._hops.authenticate(link, sealed)
             return self._dispatch(link, body)
         except QtrunkError as error:
-            return [_report(link, error)]
-
-    def _authenticate(self, link: LinkId, sealed: wire.Sealed) -> None:
-        """Follow the tag's key and verify; where that fails, nothing was followed."""
-        slices = _slices(sealed.auth, its.WC_KEY_OCTETS)
-        label = self._label(self._topology.link(link).other(self._node), self._node, link)
-        with self._store.transaction():
-            key = self._store.follow(link, self._role(link).peer, slices)
-            its.verify(key.reveal(), label, [sealed.body], sealed.tag)
+            return [report(link, error)]
 
     def _dispatch(self, link: LinkId, body: wire.KxMessage) -> list[Effect]:
         match body:
@@ -375,33 +412,33 @@ class Kx:
                 return self._grant(link, body)
             case wire.PoolGrant():
                 total = sum(length for _, _, length in body.slices)
-                self._store.receive_grant(link, self._role(link).peer, _slices(body.slices, total))
+                self._store.receive_grant(link, self._hops.role(link).peer, parsed(body.slices, total))
                 return []
 
     # ── on the way ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _relay(self, link: LinkId, body: wire.KeyRelay) -> list[Effect]:
         """Store the keys or pass them on; where that fails, the initiator hears of it and need not wait."""
-        slices = _slices(body.pad, len(body.ciphertext))
-        onward = None if body.route[-1] == self._node else self._onward(body.route)
+        slices = parsed(body.pad, len(body.ciphertext))
+        onward = None if body.route[-1] == self._node else self._hops.onward(body.route)
         try:
             with self._store.transaction():
-                arrived = self._store.follow(link, self._role(link).peer, slices)
-                outcome = self._carry(body, its.one_time_pad(body.ciphertext, arrived.reveal()), onward)
+                arrived = self._store.follow(link, self._hops.role(link).peer, slices)
+                outcome = self._carry(body, its.secret_sum(body.ciphertext, arrived.reveal()), onward)
         except QtrunkError as error:
             outcome = error
         if isinstance(outcome, QtrunkError):
             return self._refuse(link, body, outcome, onward or link)
-        if onward is None or outcome is None:
+        if isinstance(outcome, bytes):
             done = wire.KeyRelayCompletion(
-                relay_id=body.relay_id, is_stored=True, reason="", failed_link="", hops=body.hops
+                relay_id=body.relay_id, is_stored=True, confirm=outcome, reason="", failed_link="", hops=body.hops
             )
-            return self._try_send(link, done)
-        self._forwarded[body.relay_id] = _Forwarded(link, onward, self._clock.monotonic_s() + FORWARD_MEMORY_S)
+            return [*self._hops.try_send(link, done)]
+        self._forwarded[body.relay_id] = _Forwarded(link, outcome.link, self._clock.monotonic_s() + FORWARD_MEMORY_S)
         return [outcome]
 
-    def _carry(self, body: wire.KeyRelay, material: bytes, onward: LinkId | None) -> SendKx | QtrunkError | None:
-        """Store keys, or encrypt them for the next hop, all or nothing.
+    def _carry(self, body: wire.KeyRelay, octets: Secret, onward: LinkId | None) -> SendKx | QtrunkError | bytes:
+        """Store keys (the confirmation), or encrypt them for the next hop, all or nothing.
 
         An error is returned, not raised: the octets that the keys came under stay spent, since another target of the
         batch may hold them as key already.
@@ -409,80 +446,72 @@ class Kx:
         try:
             with self._store.transaction():
                 if onward is None:
-                    self._keep(body, material)
-                    return None
-                if onward not in self._up:
-                    raise KeyExhausted(f"link {onward}: the neighbour is not connected")
-                pad, tag_key = self._allocate(onward, len(material))
+                    # Without this a relay could take the mask away and so know the key of whoever collects it.
+                    if self._is_hybrid(SaeId(body.initiator)) and (body.hybrid is None or self.hybrid is None):
+                        raise WireError(f"relay: keys of {body.initiator} must be hybrid")
+                    return keep(self._store, self.hybrid, body, octets)
+                pad, tag_key = self._hops.allocate(onward, len(octets))
                 relay = msgspec.structs.replace(
                     body,
-                    pad=_on_wire(pad.slices),
-                    ciphertext=its.one_time_pad(material, pad.material.reveal()),
-                    hops=[*body.hops, self._hop(onward, pad.slices)],
+                    pad=on_wire(pad.slices),
+                    ciphertext=its.one_time_pad(octets.reveal(), pad.material.reveal()),
+                    hops=[*body.hops, self._hops.record(onward, pad.slices)],
                 )
-                return self._seal(onward, relay, tag_key)
+                return self._hops.seal(onward, relay, tag_key)
         except QtrunkError as error:
             return error
-
-    def _keep(self, body: wire.KeyRelay, material: bytes) -> None:
-        step = body.key_bits // 8
-        keys = [
-            (parse_key_id(key_id), Secret(material[i * step : (i + 1) * step])) for i, key_id in enumerate(body.key_ids)
-        ]
-        self._store.store_keys(
-            keys,
-            SaeId(body.initiator),
-            [SaeId(target) for target in body.targets],
-            [SaeId(target) for target in body.all_targets],
-            body.key_bits,
-            _receipt([body.route], body.hops),
-            body.expires_unix_s,
-        )
-        for _, key in keys:
-            key.wipe()
 
     def _refuse(self, link: LinkId, body: wire.KeyRelay, error: QtrunkError, failed: LinkId) -> list[Effect]:
         """Tell the initiator; what the store says is for this node's operator, the others learn where to look."""
         is_short = isinstance(error, KeyExhausted)
         reason = str(error) if is_short else f"node {self._node} refused the keys; see its alarms"
         refusal = wire.KeyRelayCompletion(
-            relay_id=body.relay_id, is_stored=False, reason=reason, failed_link=failed, hops=[]
+            relay_id=body.relay_id, is_stored=False, confirm=b"", reason=reason, failed_link=failed, hops=[]
         )
-        return [*self._try_send(link, refusal), *([] if is_short else [_report(link, error)])]
+        return [*self._hops.try_send(link, refusal), *([] if is_short else [report(link, error)])]
 
-    def _complete_back(
-        self, relay_id: str, is_stored: bool, reason: str, failed: str, hops: list[wire.Hop]
-    ) -> list[Effect]:
+    def _complete_back(self, relay_id: str, failure: str, failed: str) -> list[Effect]:
         passed = self._forwarded.pop(relay_id)
         completion = wire.KeyRelayCompletion(
-            relay_id=relay_id, is_stored=is_stored, reason=reason, failed_link=failed, hops=hops
+            relay_id=relay_id, is_stored=False, confirm=b"", reason=failure, failed_link=failed, hops=[]
         )
-        return self._try_send(passed.back, completion)
+        return [*self._hops.try_send(passed.back, completion)]
 
     def _completed(self, link: LinkId, body: wire.KeyRelayCompletion) -> list[Effect]:
         passed = self._forwarded.get(body.relay_id)
         if passed is not None:
             if passed.onward != link:
                 raise WireError("completion: came over another link than the relay left by")
-            return self._complete_back(body.relay_id, body.is_stored, body.reason[:500], body.failed_link, body.hops)
-        request = next((r for r in self._requests.values() if body.relay_id in r.routes), None)
-        if request is None or self._link(request.routes[body.relay_id], 0) != link:
+            del self._forwarded[body.relay_id]
+            return [*self._hops.try_send(passed.back, msgspec.structs.replace(body, reason=body.reason[:500]))]
+        request = next((r for r in self._requests.values() if body.relay_id in r.relays), None)
+        if request is None or self._hops.between(request.relays[body.relay_id].route, 0) != link:
             # Given up meanwhile; the void is on its way.
             return []
+        relay = request.relays[body.relay_id]
         if not body.is_stored:
             failed = LinkId(body.failed_link) if body.failed_link else link
             return self._retry(request, body.reason[:500] or f"link {failed}: refused", {failed})
-        nodes = request.routes[body.relay_id]
-        check_hops(body.hops, nodes, links_of(self._topology, nodes))
-        request.confirmed[body.relay_id] = request.routes.pop(body.relay_id)
+        links = self._links(relay.route)
+        check_hops(body.hops, relay.route, links)
+        if not hmac.compare_digest(confirmation(request.cargo, relay), body.confirm):
+            why = f"relay over {'-'.join(relay.route)}: the target's node does not hold the same key"
+            return [Report(None, "RelayTampered", why), *self._retry(request, why, links)]
+        request.confirmed[body.relay_id] = request.relays.pop(body.relay_id)
         request.hops += body.hops
-        return [] if request.routes else self._deliver(request)
+        return [] if request.relays else self._deliver(request)
 
     def _voided(self, body: wire.KeyVoid) -> list[Effect]:
         if body.route[-1] == self._node:
+            if body.segment:
+                known = self._topology.sae(SaeId(body.initiator))
+                if known is None or known.node != body.route[0]:
+                    raise WireError("initiator: must be an SAE of the route's first node")
+                initiator, target = SaeId(body.initiator), SaeId(body.target)
+                self._store.pools.close_segment(COLLECTED, initiator, target, body.segment, "voided")
             self._store.destroy_keys([parse_key_id(key_id) for key_id in body.key_ids], "voided")
             return []
-        return self._try_send(self._onward(body.route), body)
+        return [*self._hops.try_send(self._hops.onward(body.route), body)]
 
     # ── grants ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -491,7 +520,7 @@ class Kx:
         if level.own_octets >= LOW_OCTETS or level.peer_octets < max(2 * level.own_octets, 4 * CONTROL_OCTETS):
             return []
         wanted = (level.peer_octets - level.own_octets) // 2
-        return self._try_send(link, wire.PoolGrantRequest(wanted_octets=wanted))
+        return [*self._hops.try_send(link, wire.PoolGrantRequest(wanted_octets=wanted))]
 
     def _grant(self, link: LinkId, body: wire.PoolGrantRequest) -> list[Effect]:
         """Give up to half of what this end has more than the peer, if it has more."""
@@ -501,106 +530,17 @@ class Kx:
         if octets <= CONTROL_OCTETS:
             return []
         with self._store.transaction():
-            tag_key = self._store.allocate(link, self._role(link), its.WC_KEY_OCTETS)
-            slices = self._store.grant(link, self._role(link), octets)
-            return [self._seal(link, wire.PoolGrant(slices=_on_wire(slices)), tag_key)]
+            tag_key = self._store.allocate(link, self._hops.role(link), its.WC_KEY_OCTETS)
+            slices = self._store.grant(link, self._hops.role(link), octets)
+            return [self._hops.seal(link, wire.PoolGrant(slices=on_wire(slices)), tag_key)]
 
-    # ── sealing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── small things ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _seal(self, link: LinkId, body: wire.KxMessage, tag_key: Allocation | None = None) -> SendKx:
-        """Tag a message with fresh octets of the own direction."""
-        octets = encode(body)
-        key = tag_key or self._store.allocate(link, self._role(link), its.WC_KEY_OCTETS)
-        label = self._label(self._node, self._topology.link(link).other(self._node), link)
-        tag = its.tag(key.material.reveal(), label, [octets])
-        return SendKx(link, encode(wire.Sealed(body=octets, auth=_on_wire(key.slices), tag=tag)))
+    def _links(self, nodes: Sequence[str]) -> tuple[LinkId, ...]:
+        return links_of(self._topology, [NodeId(node) for node in nodes])
 
-    def _try_send(self, link: LinkId, body: wire.KxMessage) -> list[Effect]:
-        """For messages that nobody waits on for ever: without a neighbour or a tag key they are left out, and said
-        so.
-        """
-        if link not in self._up:
-            return []
-        try:
-            return [self._seal(link, body)]
-        except KeyExhausted as error:
-            return [Report(link, "PoolEmpty", f"link {link}: no key left for {type(body).__name__}: {error}")]
-        except StoreError as error:
-            return [Report(link, "StorageFull", f"link {link}: no {type(body).__name__} was sent: {error}")]
+    def _segment(self) -> int:
+        return int.from_bytes(self._random.octets(4), "big") or 1
 
-    def _allocate(self, link: LinkId, octets: int) -> tuple[Allocation, Allocation]:
-        """Octets of the own direction for keys, and for the tag of the message that carries them.
-
-        What control messages need is left. The receiver follows the tag's octets first, so they are taken first.
-        """
-        own = self._store.level(link).own_octets
-        if own < octets + HOP_OVERHEAD_OCTETS:
-            raise KeyExhausted(
-                f"link {link}: {8 * max(0, own - HOP_OVERHEAD_OCTETS)} bits of {8 * octets} left in the direction "
-                f"from {self._node}; wait for more, or ask for less"
-            )
-        tag_key = self._store.allocate(link, self._role(link), its.WC_KEY_OCTETS)
-        return self._store.allocate(link, self._role(link), octets), tag_key
-
-    def _hop(self, link: LinkId, slices: Sequence[Slice]) -> wire.Hop:
-        """The record of one hop, for receipts: which blocks of which link, what they are worth."""
-        blocks = []
-        epsilon = 0.0
-        for block in sorted({piece.block for piece in slices}):
-            record = self._store.block_record(link, block)
-            total = sum(float(str(record[f"epsilon_{part}"])) for part in ("secret", "correct", "authentic"))
-            epsilon += total
-            blocks.append(
-                wire.BlockUsed(
-                    block=block,
-                    epsilon=total,
-                    qber=float(str(record["qber_test"])),
-                    authentication=str(record["authentication"]),
-                )
-            )
-        return wire.Hop(link=link, sender=self._node, blocks=blocks, epsilon=epsilon)
-
-    def _onward(self, nodes: Sequence[str]) -> LinkId:
-        """The link by which a route goes on from here."""
-        return self._topology.link_between(self._node, NodeId(nodes[nodes.index(self._node) + 1])).id
-
-    def _role(self, link: LinkId) -> Role:
-        return Role.ALICE if self._topology.link(link).alice == self._node else Role.BOB
-
-    def _link(self, nodes: Sequence[NodeId], index: int) -> LinkId:
-        return self._topology.link_between(nodes[index], nodes[index + 1]).id
-
-    @staticmethod
-    def _label(sender: NodeId, receiver: NodeId, link: LinkId) -> bytes:
-        return "|".join([PROTOCOL, sender, receiver, link]).encode()
-
-
-def _on_wire(slices: Sequence[Slice]) -> wire.SlicesOnWire:
-    return [(piece.block, piece.offset, piece.length) for piece in slices]
-
-
-def _slices(pieces: wire.SlicesOnWire, octets: int) -> tuple[Slice, ...]:
-    """Pieces as the store knows them; WireError unless they are so many octets."""
-    if sum(length for _, _, length in pieces) != octets:
-        raise WireError(f"pieces of link key: {octets} octets in all are needed")
-    return tuple(Slice(*piece) for piece in pieces)
-
-
-def _receipt(routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop]) -> dict[str, object]:
-    """What the store keeps of how a key came: JSON values."""
-    return {
-        "routes": [list(nodes) for nodes in routes],
-        "hops": msgspec.to_builtins(list(hops)),
-        "epsilon": sum((hop.epsilon for hop in hops), 0.0),
-    }
-
-
-def _report(link: LinkId, error: QtrunkError) -> Report:
-    """What the operator must hear when a message of the neighbour could not be taken."""
-    match error:
-        case AuthenticationFailed():
-            return Report(link, "RelayAuthenticationFailed", f"link {link}: {error}")
-        case StoreError():
-            return Report(link, "StorageFull", f"link {link}: {error}")
-        case _:
-            return Report(link, "RelayProtocolError", f"link {link}: {error}")
+    def _uuid(self) -> str:
+        return str(uuid.UUID(bytes=self._random.octets(16), version=4))

@@ -14,10 +14,13 @@ import msgspec
 
 from qtrunk.base.errors import WireError
 from qtrunk.base.wire import Message, decode
+from qtrunk.crypto.hybrid import Wrapped
 
 KEYS_MAX = 128
 KEY_BITS_MAX = 8192
 HOPS_MAX = 64
+SEGMENT_NUMBER_MAX = 0xFFFFFFFF
+SEGMENT_OCTETS_MAX = 8 << 20
 _PLACE_MAX = 1 << 40
 """Far above any block number or size, far below what an SQLite integer holds."""
 _Place = Annotated[int, msgspec.Meta(ge=0, le=_PLACE_MAX)]
@@ -25,6 +28,7 @@ _Length = Annotated[int, msgspec.Meta(ge=1, le=_PLACE_MAX)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 SlicesOnWire = list[tuple[_Place, _Place, _Length]]
 """Block, offset, octets of each piece of link key."""
+VENDOR_CHARACTERS_MAX = 1000
 
 
 class Sealed(Message, frozen=True, tag="sealed"):
@@ -52,10 +56,16 @@ class Hop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     sender: str = msgspec.field(name="from")
     blocks: list[BlockUsed]
     epsilon: _NotNegative
+    vendor: Annotated[str, msgspec.Meta(max_length=VENDOR_CHARACTERS_MAX)] = ""
+    """Where the blocks are of a vendor's keys: what stands behind them."""
 
 
 class KeyRelay(Message, frozen=True, tag="key-relay"):
-    """Forward: a batch of end-to-end keys for the targets at the last node of the route."""
+    """Forward: end-to-end key for the targets at the last node of the route.
+
+    Either keys under their IDs (`segment` is 0), or a segment of the pool from the initiator to its one target. Before
+    the keys stand CONFIRM_OCTETS that key the end-to-end confirmation; a segment has them in its head.
+    """
 
     relay_id: str
     route: list[str]
@@ -64,7 +74,10 @@ class KeyRelay(Message, frozen=True, tag="key-relay"):
     all_targets: list[str]
     key_ids: list[str]
     key_bits: int
+    segment: Annotated[int, msgspec.Meta(ge=0, le=SEGMENT_NUMBER_MAX)]
     expires_unix_s: _NotNegative
+    hybrid: Wrapped | None
+    """The seed of the mask that is added to what came over the relays."""
     pad: SlicesOnWire
     ciphertext: bytes
     hops: list[Hop]
@@ -75,6 +88,8 @@ class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
 
     relay_id: str
     is_stored: bool
+    confirm: bytes
+    """A tag of what is stored, under octets of it that are used for nothing else; empty where nothing is."""
     reason: str
     failed_link: str
     hops: list[Hop]
@@ -86,6 +101,9 @@ class KeyVoid(Message, frozen=True, tag="key-void"):
     relay_id: str
     route: list[str]
     key_ids: list[str]
+    initiator: str
+    target: str
+    segment: int
 
 
 class PoolGrantRequest(Message, frozen=True, tag="pool-grant-request"):

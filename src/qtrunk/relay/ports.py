@@ -6,8 +6,32 @@ from typing import Protocol
 
 from qtrunk.base.ids import KeyId, LinkId, SaeId
 from qtrunk.base.secret import Secret
+from qtrunk.crypto.hybrid import Wrapped
 from qtrunk.kms.key import Allocation, PoolLevel, Slice
 from qtrunk.stages import Role
+
+
+class PoolsPort(Protocol):
+    """What the machine needs of the pools (kms.pools.Pools)."""
+
+    def add(
+        self,
+        side: int,
+        initiator: SaeId,
+        target: SaeId,
+        number: int,
+        material: Secret,
+        receipt: dict[str, object],
+        expires_unix_s: float,
+    ) -> None: ...
+    def close_segment(self, side: int, initiator: SaeId, target: SaeId, number: int, reason: str) -> None: ...
+
+
+class HybridPort(Protocol):
+    """What the machine needs of hybrid keys (crypto.hybrid.HybridEnd)."""
+
+    def wrap(self, node: str, seed: Secret, context: bytes, now_unix_s: float) -> Wrapped: ...
+    def unwrap(self, sender: str, wrapped: Wrapped, context: bytes) -> Secret: ...
 
 
 class KeyStorePort(Protocol):
@@ -15,6 +39,8 @@ class KeyStorePort(Protocol):
     transaction.
     """
 
+    @property
+    def pools(self) -> PoolsPort: ...
     def transaction(self) -> AbstractContextManager[None]: ...
     def allocate(self, link: LinkId, area: Role, octets: int) -> Allocation: ...
     def follow(self, link: LinkId, area: Role, slices: Sequence[Slice]) -> Secret: ...

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtrunk import kernels
 from qtrunk.base.errors import QtrunkError
-from qtrunk.plan.bench import cascade, distillation, hashing, light, reconciliation, sifting
+from qtrunk.plan.bench import cascade, distillation, hashing, light, reconciliation, sifting, supply
 from qtrunk.plan.bench.figures import Figure, Maker
 
 MAKERS: dict[str, Maker] = {
@@ -24,6 +24,9 @@ MAKERS: dict[str, Maker] = {
     "hash.toeplitz": hashing.amplification,
     "hash.cryptomite": hashing.against_cryptomite,
     "hash.polynomial": hashing.polynomial,
+    "supply.requests": supply.requests,
+    "supply.roundtrips": supply.round_trips,
+    "supply.start": supply.start,
 }
 """A benchmark is one line here."""
 

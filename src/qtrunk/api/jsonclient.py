@@ -1,0 +1,83 @@
+"""One request of JSON over HTTPS to a service of ours: administration interfaces, the enrolment service.
+
+Errors: LabError where nobody answers, AuthenticationFailed where TLS fails, NotAuthorised for 401 and 403,
+RequestRefused for 400 and 404, StoreError for anything else, each with the server's own words.
+"""
+
+import http.client
+import ssl
+from dataclasses import dataclass
+
+import msgspec
+
+from qtrunk.base.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    LabError,
+    NotAuthorised,
+    QtrunkError,
+    RequestRefused,
+    StoreError,
+)
+
+ANSWER_OCTETS_MAX = 16 << 20
+TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where a service is, and how it is talked to."""
+
+    host: str
+    port: int
+    context: ssl.SSLContext
+
+    def ask(self, method: str, path: str, body: object = None) -> bytes:
+        """The body of the answer (200), or an error."""
+        payload = None if body is None else msgspec.json.encode(body)
+        headers = {} if payload is None else {"Content-Type": "application/json"}
+        connection = http.client.HTTPSConnection(self.host, self.port, context=self.context, timeout=TIMEOUT_S)
+        where = f"{self.host}:{self.port}"
+        try:
+            connection.connect()
+            tls = connection.sock
+            assert isinstance(tls, ssl.SSLSocket)
+            self.check_peer(tls.getpeercert(binary_form=True) or b"")
+            connection.request(method, path, payload, headers)
+            response = connection.getresponse()
+            octets = response.read(ANSWER_OCTETS_MAX + 1)
+        except ssl.SSLError as problem:
+            raise AuthenticationFailed(f"{where}: TLS fails ({problem.reason}); check certificates and CA") from problem
+        except (OSError, http.client.HTTPException) as problem:
+            raise LabError(f"{where} does not answer ({problem})") from problem
+        finally:
+            connection.close()
+        if len(octets) > ANSWER_OCTETS_MAX:
+            raise StoreError(f"{where}: answer of more than {ANSWER_OCTETS_MAX} octets")
+        if response.status != http.client.OK:
+            raise _problem(where, response.status, octets)
+        return octets
+
+    def check_peer(self, der: bytes) -> None:
+        """Before anything is sent: AuthenticationFailed where this is not who it should be. TLS has verified it."""
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of `https://HOST:PORT` or `HOST:PORT`; ConfigError where it is neither."""
+    host, _, port = text.removeprefix("https://").rstrip("/").rpartition(":")
+    if not host or "/" in host or "://" in text.removeprefix("https://") or not (port.isascii() and port.isdigit()):
+        raise ConfigError([f"URL {text[:100]!r}: https://HOST:PORT is needed"])
+    return host.strip("[]"), int(port)
+
+
+def _problem(where: str, status: int, octets: bytes) -> QtrunkError:
+    try:
+        message = str(msgspec.json.decode(octets, type=dict[str, object])["message"])[:500]
+    except (msgspec.MsgspecError, KeyError):
+        message = "no message"
+    text = f"{where} answered {status}: {''.join(filter(str.isprintable, message))}"
+    if status in (http.client.UNAUTHORIZED, http.client.FORBIDDEN):
+        return NotAuthorised(text)
+    if status in (http.client.BAD_REQUEST, http.client.NOT_FOUND):
+        return RequestRefused(text)
+    return StoreError(text)

@@ -1,0 +1,91 @@
+"""Who may ask for what on the administration interfaces: one table, and what is not in it nobody may.
+
+An operator is who has a certificate with one URI name `urn:qtrunk:operator:NAME`; its roles are the URI names
+`urn:qtrunk:role:ROLE`. A role gives nothing but its rows of `TABLE`: who needs two roles has both in the certificate.
+
+    viewer              sees whether things run
+    operator            runs the network, sees receipts and ledgers
+    security-officer    lets parties in and out, proposes and approves what needs two persons
+    auditor             reads the audit log and the lists, changes nothing
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from qtrunk.api.tls import PeerIdentity
+
+OPERATOR_PREFIX = "urn:qtrunk:operator:"
+ROLE_PREFIX = "urn:qtrunk:role:"
+
+
+class OperatorRole(StrEnum):
+    """What an operator's certificate may say."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+    OFFICER = "security-officer"
+    AUDITOR = "auditor"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who asks: name and certificate tell two persons apart."""
+
+    name: str
+    fingerprint: str
+    roles: frozenset[OperatorRole]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: these roles may use this method on this path. `{…}` in a path stands for one part of any text."""
+
+    method: str
+    path: str
+    roles: frozenset[OperatorRole]
+    purpose: str
+
+    def has_path(self, segments: tuple[str, ...]) -> bool:
+        """Whether the row is about this path."""
+        parts = self.path.split("/")[1:]
+        return len(parts) == len(segments) and all(
+            part == given or (part.startswith("{") and given != "") for part, given in zip(parts, segments, strict=True)
+        )
+
+
+_ALL = frozenset(OperatorRole)
+_OFFICER = frozenset({OperatorRole.OFFICER})
+_READERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER, OperatorRole.AUDITOR})
+_REVIEWERS = frozenset({OperatorRole.OFFICER, OperatorRole.AUDITOR})
+
+TABLE: tuple[Rule, ...] = (
+    Rule("GET", "/admin/v1/status", _ALL, "the node, its links, alarms and counts"),
+    Rule("GET", "/admin/v1/keys/{key_ID}", _READERS, "the receipt of a key"),
+    Rule("GET", "/admin/v1/ledger", _READERS, "where every octet of link key is or went"),
+    Rule("GET", "/admin/v1/audit", _REVIEWERS, "records of the audit log"),
+    Rule("GET", "/admin/v1/approvals", _REVIEWERS, "what waits for a second person, and what became of it"),
+    Rule("GET", "/admin/v1/approvals/{id}", _REVIEWERS, "one proposal, with the exact operation"),
+    Rule("POST", "/admin/v1/approvals", _OFFICER, "propose what needs two persons"),
+    Rule("POST", "/admin/v1/approvals/{id}/yes", _OFFICER, "approve another officer's proposal"),
+    Rule("POST", "/admin/v1/approvals/{id}/no", _OFFICER, "refuse a proposal, or take back one's own"),
+    Rule("POST", "/admin/v1/approvals/{id}/run", _OFFICER, "execute one's own approved proposal, once"),
+    Rule("POST", "/admin/v1/vault/shares", _OFFICER, "give one share of a sealed node's master key"),
+    Rule("POST", "/admin/v1/vault/seal", _OFFICER, "seal a node: out of service until it is unsealed"),
+    Rule("POST", "/admin/v1/crl", _OFFICER, "give a node a newer revocation list of its CA"),
+    Rule("GET", "/admin/v1/certificates", _READERS, "certificates that the CA issued"),
+    Rule("POST", "/admin/v1/invitations", _OFFICER, "invite a new SAE or node (the CA's interface)"),
+)
+
+
+def operator_of(identity: PeerIdentity) -> Operator | None:
+    """The operator that a verified certificate stands for; None if it is none, or names more than one."""
+    names = [uri[len(OPERATOR_PREFIX) :] for uri in identity.uris if uri.startswith(OPERATOR_PREFIX)]
+    if len(names) != 1 or not names[0]:
+        return None
+    known = {ROLE_PREFIX + role: role for role in OperatorRole}
+    return Operator(names[0], identity.fingerprint, frozenset(known[uri] for uri in identity.uris if uri in known))
+
+
+def rules_of(segments: tuple[str, ...]) -> list[Rule]:
+    """The rows about a path, one for each method."""
+    return [rule for rule in TABLE if rule.has_path(segments)]

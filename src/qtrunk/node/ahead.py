@@ -1,0 +1,252 @@
+"""Pools filled ahead: keys that lie at both ends before they are asked for, so that an answer needs no relay.
+
+A pool is wanted for every pair that the topology's demands name (both ways), and for every pair that has asked lately.
+Its goal is what it is expected to give out within HORIZON_S, at least FLOOR_OCTETS; who gets how much of scarce link
+key says `kms.sharing`. Where QKD brings nothing and the tenant's policy is `fallback`, key comes from ML-KEM alone, and
+an alarm stands for as long as that lasts.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from qtrunk.base.errors import KeyExhausted, QtrunkError, RouteUnavailable
+from qtrunk.base.ids import LinkId, NodeId, SaeId
+from qtrunk.base.ports import Clock, Quality, Stock
+from qtrunk.kms.keyid import UNIT_OCTETS, units_of
+from qtrunk.kms.pools import Pools
+from qtrunk.kms.poolstate import HEAD_OCTETS
+from qtrunk.kms.sharing import Fill, LinkKey, Meter, Pool, Sharing
+from qtrunk.node.advert import Adverts
+from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.fallback import Fallback
+from qtrunk.node.kxrunner import KxRunner
+from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
+from qtrunk.relay.messages import SEGMENT_OCTETS_MAX
+from qtrunk.relay.route import route
+from qtrunk.topology import Topology
+
+log = logging.getLogger(__name__)
+
+HORIZON_S = 60.0
+FLOOR_OCTETS = 4 << 10
+LEAST_OCTETS = 512
+"""No shorter segment is worth its head and its messages."""
+PERIOD_S = 1.0
+MEMORY_S = 600.0
+"""A pair that asks for nothing for so long is not served ahead any more, unless the topology names it."""
+PAUSE_MAX_S = 30.0
+SHARE = 2
+"""Filling ahead leaves one part in so many of a link's key to requests that cannot wait."""
+_BLOCKS_PER_KEY = 2
+Pair = tuple[SaeId, SaeId]
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """One pool and how it is used."""
+
+    stock: Stock
+    meter: Meter
+    expected_bps: float = 0.0
+    asked_s: float = -MEMORY_S
+    pause_s: float = 0.0
+    not_before_s: float = 0.0
+    relayable_bits: float = 0.0
+    link: LinkId | None = None
+    """The first one on its route; None: there is no route."""
+    filling: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class FillAhead:
+    """The pools of a node's own SAEs as initiators."""
+
+    def __init__(
+        self,
+        node: NodeId,
+        topology: Topology,
+        pools: Pools,
+        relay: KxRunner,
+        adverts: Adverts,
+        alarms: AlarmBoard,
+        clock: Clock,
+        fallback: Fallback | None,
+    ) -> None:
+        self._node = node
+        self._topology = topology
+        self._pools = pools
+        self._relay = relay
+        self._adverts = adverts
+        self._alarms = alarms
+        self._clock = clock
+        self._fallback = fallback
+        self._sharing = Sharing()
+        self._wanted: dict[Pair, _Wanted] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        for demand in topology.demands:
+            for pair in (demand.between, demand.between[::-1]):
+                ends = [topology.sae(sae) for sae in pair]
+                if ends[0] is not None and ends[1] is not None and ends[0].node == node != ends[1].node:
+                    self._want(*pair).expected_bps = demand.rate_bps
+
+    def stock(self, initiator: SaeId, target: SaeId) -> Stock:
+        """What a pool offers now, with what could be relayed for it at once; the SAEs must be known."""
+        wanted = self._want(initiator, target)
+        wanted.stock.level_bits = 8 * self._pools.octets(initiator, target) + wanted.relayable_bits
+        return wanted.stock
+
+    def note(self, initiator: SaeId, target: SaeId, octets: int) -> None:
+        """So much was asked for."""
+        wanted = self._want(initiator, target)
+        wanted.asked_s = self._clock.monotonic_s()
+        wanted.meter.note(8 * octets, wanted.asked_s)
+
+    async def fill_now(self, initiator: SaeId, target: SaeId, number: int, key_octets: int) -> None:
+        """Get so many keys into a pool before returning; QtrunkError when that cannot be."""
+        wanted = self._want(initiator, target)
+        async with wanted.filling:
+            # Others may have waited for the same. What is there need not fit: a key is of one segment.
+            missing = number - self._pools.ready(initiator, target, key_octets)
+            if missing > 0:
+                await self._fill((initiator, target), missing * units_of(key_octets) * UNIT_OCTETS)
+
+    async def run(self) -> None:
+        """Keep the pools filled."""
+        while True:
+            self._look()
+            fills = {fill.pool: fill for fill in self._share()}
+            for pair, wanted in self._wanted.items():
+                fill = fills.get(_name(pair))
+                if fill is not None:
+                    self._start(pair, wanted, fill)
+            await asyncio.sleep(PERIOD_S)
+
+    def stop(self) -> None:
+        """Let go of what is under way."""
+        for task in self._running:
+            task.cancel()
+
+    # ── who gets what ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _share(self) -> list[Fill]:
+        now_s = self._clock.monotonic_s()
+        pools, links = [], {}
+        for pair, wanted in self._wanted.items():
+            if wanted.link is None or wanted.filling.locked() or now_s < wanted.not_before_s:
+                continue
+            level = self._pools.octets(*pair)
+            goal = int(wanted.stock.target_bits / 8)
+            if level > goal // 2:
+                continue
+            own = self._adverts.level(self._node, wanted.link, now_s)
+            links[wanted.link] = LinkKey(
+                octets=max(0, own.octets // SHARE) if own else 0, rate_bps=own.fill_bps if own else 0.0
+            )
+            # What any hop beyond the first cannot carry now would only fail.
+            goal = min(goal, level + int(wanted.relayable_bits / 8) // SHARE)
+            pools.append(
+                Pool(
+                    id=_name(pair),
+                    tenant=self._topology.tenant_of(pair[0]),
+                    link=wanted.link,
+                    demand_bps=max(wanted.expected_bps, wanted.meter.rate(now_s)),
+                    level_octets=level,
+                    target_octets=goal,
+                )
+            )
+        return self._sharing.share(now_s, pools, links)
+
+    def _look(self) -> None:
+        """How the pools stand, and what could be relayed for them."""
+        now_s = self._clock.monotonic_s()
+        for pair, wanted in list(self._wanted.items()):
+            if not wanted.expected_bps and now_s - wanted.asked_s > MEMORY_S:
+                del self._wanted[pair]
+                continue
+            self._look_at(pair, wanted)
+
+    def _look_at(self, pair: Pair, wanted: _Wanted) -> None:
+        now_s = self._clock.monotonic_s()
+        stock = wanted.stock
+        demand_bps = max(wanted.expected_bps, wanted.meter.rate(now_s))
+        stock.target_bits = 8 * max(FLOOR_OCTETS, min(SEGMENT_OCTETS_MAX, int(HORIZON_S * demand_bps / 8)))
+        target = self._topology.sae(pair[1])
+        assert target is not None
+        quality = self._pools.quality(*pair) or self._expected(pair, target.node)
+        if quality != stock.quality:
+            stock.quality = quality
+        try:
+            nodes = route(self._topology, self._node, target.node, self._adverts.unusable_links(now_s))
+        except RouteUnavailable:
+            wanted.link, wanted.relayable_bits, stock.fill_bps = None, 0.0, 0.0
+            return
+        links = [self._topology.link_between(*hop) for hop in pairwise(nodes)]
+        levels = [self._adverts.level(here, link.id, now_s) for here, link in zip(nodes, links, strict=False)]
+        wanted.link = links[0].id
+        wanted.relayable_bits = 8.0 * min(level.octets - HOP_OVERHEAD_OCTETS if level else 0 for level in levels)
+        wanted.relayable_bits = max(0.0, wanted.relayable_bits)
+        stock.fill_bps = min(level.fill_bps if level else 0.0 for level in levels)
+
+    def _expected(self, pair: Pair, node: NodeId) -> Quality:
+        """What a key would rest on that were made now, over the shortest route."""
+        try:
+            nodes = route(self._topology, self._node, node)
+        except RouteUnavailable:
+            nodes = ()
+        links = [self._topology.link_between(*hop) for hop in pairwise(nodes)]
+        return Quality(
+            epsilon=_BLOCKS_PER_KEY * sum(link.distillation.epsilon_secret for link in links),
+            hops=len(links),
+            is_hybrid=self._fallback is not None and self._topology.tenant_of(pair[0]).hybrid != "qkd",
+        )
+
+    # ── filling ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, pair: Pair, wanted: _Wanted, fill: Fill) -> None:
+        octets = fill.octets // UNIT_OCTETS * UNIT_OCTETS
+        if octets < LEAST_OCTETS:
+            self._sharing.give_back(fill)
+            return
+
+        async def work() -> None:
+            async with wanted.filling:
+                try:
+                    await self._fill(pair, min(octets, SEGMENT_OCTETS_MAX - HEAD_OCTETS))
+                    wanted.pause_s = 0.0
+                except QtrunkError as error:
+                    self._sharing.give_back(fill)
+                    wanted.pause_s = min(PAUSE_MAX_S, 2 * wanted.pause_s or 1.0)
+                    wanted.not_before_s = self._clock.monotonic_s() + wanted.pause_s
+                    log.info("pool %s to %s: not filled: %s", *pair, error)
+
+        task = asyncio.create_task(work())
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _fill(self, pair: Pair, octets: int) -> None:
+        """A segment by QKD; where that fails and the policy allows it, of ML-KEM alone."""
+        resource = f"pool {pair[0]} to {pair[1]}"
+        try:
+            await self._relay.fill(*pair, HEAD_OCTETS + octets)
+        except (KeyExhausted, RouteUnavailable) as error:
+            if self._fallback is None or self._topology.tenant_of(pair[0]).hybrid != "fallback":
+                raise
+            self._alarms.raise_alarm(resource, "QkdKeyFallback", "major", f"{resource}: ML-KEM alone, since {error}")
+            await self._fallback.fill(*pair, HEAD_OCTETS + octets)
+        else:
+            self._alarms.clear(resource)
+        self._look_at(pair, self._want(*pair))
+
+    def _want(self, initiator: SaeId, target: SaeId) -> _Wanted:
+        wanted = self._wanted.get((initiator, target))
+        if wanted is None:
+            stock = Stock(quality=Quality(epsilon=0.0, hops=0), level_bits=0.0, target_bits=0.0, fill_bps=0.0)
+            wanted = _Wanted(stock=stock, meter=Meter(self._clock.monotonic_s()))
+            self._wanted[initiator, target] = wanted
+            self._look_at((initiator, target), wanted)
+        return wanted
+
+
+def _name(pair: Pair) -> str:
+    return " ".join(pair)

@@ -1,0 +1,93 @@
+"""What a relay carries, at its two ends: keys or a segment, the mask of hybrid keys, the confirmation of both ends.
+
+The octets that travel are the QKD part of the cargo. With a hybrid seed (`crypto.hybrid`) both ends add its mask, and
+only the sum is key. CONFIRM_OCTETS of the sum are never given to anyone: they key a Wegman-Carter tag of all the rest,
+which the target's node sends back, so that the initiator's node gives out nothing that the two do not hold alike,
+whatever a relay has done to it.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from qtrunk.base.ids import SaeId, parse_key_id
+from qtrunk.base.secret import Secret
+from qtrunk.base.wire import encode
+from qtrunk.crypto import hybrid as kem
+from qtrunk.crypto import its
+from qtrunk.kms.consume import COLLECTED
+from qtrunk.kms.poolstate import HEAD_OCTETS
+from qtrunk.relay import messages as wire
+from qtrunk.relay.ports import HybridPort, KeyStorePort
+
+CONFIRM_OCTETS = its.WC_KEY_OCTETS
+_CONFIRM_LABEL = b"qtrunk relay confirm 1"
+
+
+def relay_context(body: wire.KeyRelay) -> bytes:
+    """What this relay is about, of words that no relay node may change: bound into seed and confirmation."""
+    return encode(msgspec.structs.replace(body, pad=[], ciphertext=b"", hops=[], hybrid=None))
+
+
+def cargo_context(body: wire.KeyRelay) -> bytes:
+    """What the cargo is, the same for all its targets: bound into the mask."""
+    return encode(
+        msgspec.structs.replace(body, pad=[], ciphertext=b"", hops=[], hybrid=None, relay_id="", route=[], targets=[])
+    )
+
+
+def masked(octets: Secret, seed: Secret | None, body: wire.KeyRelay) -> Secret:
+    """The cargo out of its QKD part."""
+    return octets if seed is None else kem.masked(octets, seed, cargo_context(body))
+
+
+def confirmation(cargo: Secret, body: wire.KeyRelay) -> bytes:
+    """The tag that both ends compute of what they hold."""
+    start = HEAD_OCTETS - CONFIRM_OCTETS if body.segment else 0
+    octets = cargo.reveal()
+    key, rest = octets[start : start + CONFIRM_OCTETS], [octets[:start], octets[start + CONFIRM_OCTETS :]]
+    return its.tag(key, _CONFIRM_LABEL + relay_context(body), rest)
+
+
+def keys_of(cargo: Secret, key_bits: int) -> list[Secret]:
+    """The keys of a cargo that is not a segment."""
+    step = key_bits // 8
+    with cargo.reveal() as octets:
+        return [Secret(octets[place : place + step]) for place in range(CONFIRM_OCTETS, len(cargo), step)]
+
+
+def keep(store: KeyStorePort, hybrid: HybridPort | None, body: wire.KeyRelay, octets: Secret) -> bytes:
+    """Store a cargo at its target's node, durable on return; the confirmation."""
+    seed = None
+    if body.hybrid is not None and hybrid is not None:
+        seed = hybrid.unwrap(body.route[0], body.hybrid, relay_context(body))
+    cargo = masked(octets, seed, body)
+    how = receipt([body.route], body.hops, protection(body.hybrid))
+    initiator, targets = SaeId(body.initiator), [SaeId(target) for target in body.targets]
+    if body.segment:
+        store.pools.add(COLLECTED, initiator, targets[0], body.segment, cargo, how, body.expires_unix_s)
+    else:
+        keys = keys_of(cargo, body.key_bits)
+        store.store_keys(
+            list(zip([parse_key_id(key_id) for key_id in body.key_ids], keys, strict=True)),
+            *(initiator, targets, [SaeId(target) for target in body.all_targets], body.key_bits, how),
+            body.expires_unix_s,
+        )
+        for key in keys:
+            key.wipe()
+    return confirmation(cargo, body)
+
+
+def protection(hybrid: kem.Wrapped | None) -> str:
+    """What an end-to-end key is made of, for receipts."""
+    return "qkd" if hybrid is None else f"qkd + {hybrid.suite}"
+
+
+def receipt(routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop], protection: str) -> dict[str, object]:
+    """What the store keeps of how a key came: JSON values."""
+    return {
+        "routes": [list(nodes) for nodes in routes],
+        "hops": msgspec.to_builtins(list(hops)),
+        "epsilon": sum((hop.epsilon for hop in hops), 0.0),
+        "protection": protection,
+    }

@@ -1,0 +1,79 @@
+"""Connections between nodes: a revoked neighbour is turned away, and cut off where it was connected already."""
+
+import asyncio
+
+import pytest
+from enrol_kit import Clock
+
+from qtrunk.base.errors import AuthenticationFailed
+from qtrunk.node.ca import certificates, files
+from qtrunk.node.ca.authority import Authority
+from qtrunk.node.ca.identity import Identity, Kind
+from qtrunk.node.channel import InterNodeServer, dial, node_context
+from qtrunk.node.config import Address
+from qtrunk.node.revocation import Registry
+from qtrunk.node.world import SystemRandom
+
+
+@pytest.fixture
+def authority(tmp_path):
+    made = Authority(tmp_path / "ca", Clock(), SystemRandom())
+    for kind, name in ((Kind.NODE, "a"), (Kind.NODE, "b"), (Kind.SAE, "c")):
+        key = certificates.new_key()
+        (tmp_path / name).mkdir()
+        enrolled = made.issue(Identity(kind, name), key.public_key(), 30, "test")
+        files.switch(tmp_path / name, certificates.key_pem(key), enrolled.certificate)
+    yield made
+    made.close()
+
+
+def context(directory, name, *, server):
+    own = directory / name
+    return node_context(own / "cert.pem", own / "key.pem", directory / "ca" / "ca.pem", server=server)
+
+
+def test_a_revoked_neighbour_is_cut_off_and_does_not_come_back(authority, tmp_path):
+    async def play():
+        registry = Registry(tmp_path / "ca" / "ca.crl", tmp_path / "ca" / "ca.pem", Clock())
+        server = InterNodeServer("b", context(tmp_path, "b", server=True), registry.is_revoked)
+        accepted = asyncio.Queue()
+        server.expect("a-b", "kx", "a", accepted.put_nowait)
+        await server.start(Address("127.0.0.1", 0))
+        here = Address("127.0.0.1", server._server.sockets[0].getsockname()[1])
+        own = context(tmp_path, "a", server=False)
+
+        async def connect():
+            names = {"node": "a", "peer": "b", "link": "a-b", "service": "kx"}
+            return await dial(here, own, **names, is_revoked=registry.is_revoked)
+
+        alice = await connect()
+        bob = await accepted.get()
+        alice.send(b"before")
+        assert await bob.receive() == b"before"
+        authority.revoke(Kind.NODE, "a", "stolen", "test")
+        registry.look()
+        alice.send(b"after")
+        with pytest.raises(ConnectionError, match="revoked"):
+            await bob.receive()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await connect()
+        assert accepted.empty()
+        alice.close()
+        server.close()
+
+    asyncio.run(play())
+
+
+def test_a_certificate_of_another_kind_is_no_node(authority, tmp_path):
+    async def play():
+        nobody = Registry(None, tmp_path / "ca" / "ca.pem", Clock())
+        server = InterNodeServer("c", context(tmp_path, "b", server=True), nobody.is_revoked)
+        server.expect("a-b", "kx", "c", lambda _channel: pytest.fail("let in"))
+        await server.start(Address("127.0.0.1", 0))
+        here = Address("127.0.0.1", server._server.sockets[0].getsockname()[1])
+        names = {"node": "c", "peer": "b", "link": "a-b", "service": "kx", "is_revoked": nobody.is_revoked}
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError, AuthenticationFailed)):
+            await dial(here, context(tmp_path, "c", server=False), **names)
+        server.close()
+
+    asyncio.run(play())
