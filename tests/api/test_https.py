@@ -347,6 +347,21 @@ def test_more_connections_than_allowed_are_closed_and_others_stay(kme, alice):
             assert fourth.ask("GET", "/1").status == 200
 
 
+def test_one_client_cannot_take_the_connections_of_the_others(kme, alice, pki):
+    with RunningServer(echo, kme, limits=Limits(per_client_max=2)) as running:
+        with Wire(running.port, alice) as first, Wire(running.port, alice) as second:
+            assert first.ask("GET", "/1").status == second.ask("GET", "/1").status == 200
+            with Wire(running.port, alice) as third:
+                assert third.is_closed()
+            with Wire(running.port, pki.sae("bob")) as other:
+                assert other.ask("GET", "/1").status == 200
+        deadline_s = time.monotonic() + 5
+        while running.server.by_client:
+            assert time.monotonic() < deadline_s
+        with Wire(running.port, alice) as fourth:
+            assert fourth.ask("GET", "/1").status == 200
+
+
 # ── stop ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -437,6 +452,23 @@ async def served_key(transport: Transport, then) -> tuple[bytearray, bytearray]:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     return body, transport.held[-1] if transport.held else bytearray()
+
+
+def test_pipelined_bodies_are_refused_beyond_their_octets_after_the_others_are_answered(alice):
+    post = b"POST /1 HTTP/1.1\r\nHost: x\r\nContent-Length: 300\r\n\r\n" + bytes(300)
+    transport = Transport(alice.der())
+
+    async def scenario() -> None:
+        server = https.HttpsServer(echo, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Limits(message_octets_max=1000))
+        connection = https._Connection(server)
+        connection.connection_made(transport)
+        for _ in range(10):
+            connection.data_received(post)
+        await asyncio.sleep(0.1)
+
+    asyncio.run(scenario())
+    assert [octets[:12] for octets in transport.held] == [b"HTTP/1.1 200"] * 3 + [b"HTTP/1.1 400"]
+    assert b"1000 octets of bodies may wait" in transport.held[-1]
 
 
 def test_an_answer_with_key_is_wiped_once_the_transport_has_it(alice):

@@ -13,6 +13,7 @@ import logging
 import ssl
 import time
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -40,12 +41,15 @@ class Limits:
     """What one client, and all of them together, may take."""
 
     connections_max: int = 2048
+    per_client_max: int = 256
+    """Connections of one certificate, so that nobody takes all of them; clients without one share these."""
     target_octets_max: int = 4096
     header_octets_max: int = 16 << 10
     body_octets_max: int = 64 << 10
     message_octets_max: int = 512 << 10
     """A whole request as it travels, so that endless headers, trailers or chunk extensions end, too."""
     pipelined_max: int = 128
+    """Requests of a connection that wait; their bodies together have at most `message_octets_max` octets."""
     handshake_s: float = 10.0
     request_s: float = 20.0
     """From the first octet of a request (of a connection, for its first request) to the last."""
@@ -116,6 +120,8 @@ class HttpsServer:
         self.anonymous = anonymous
         self.limits = limits or Limits()
         self.connections: set[_Connection] = set()
+        self.by_client: Counter[str] = Counter()
+        """Connections by the certificate's fingerprint."""
         self.paths: dict[bytes, tuple[str, ...]] = {}
         """Paths that were asked for lately, split and decoded: clients ask for the same few again and again."""
         self.common_head = _common_head(time.time())
@@ -217,15 +223,22 @@ class _Connection(asyncio.Protocol):
             self._identity is None
             or self._server.is_revoked(self._identity)
             or len(self._server.connections) >= self._limits.connections_max
+            or self._server.by_client[self._identity.fingerprint] >= self._limits.per_client_max
         ):
             self._is_closing = True
             transport.abort()
             return
         self._server.connections.add(self)
+        self._server.by_client[self._identity.fingerprint] += 1
         self._deadline_s = self._loop.time() + self._limits.request_s
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._server.connections.discard(self)
+        if self in self._server.connections:
+            assert self._identity is not None
+            self._server.connections.remove(self)
+            self._server.by_client[self._identity.fingerprint] -= 1
+            # Names of clients that have gone are not kept.
+            self._server.by_client += Counter()
         self._is_closing = self._is_gone = True
         # Nobody is there to take answers: spend no key on requests that still wait.
         self._turns.clear()
@@ -339,6 +352,9 @@ class _Connection(asyncio.Protocol):
         self._message_octets = 0
         if len(self._turns) >= self._limits.pipelined_max:
             raise _RefusedError(f"pipelining: at most {self._limits.pipelined_max} requests may wait")
+        waiting = sum(len(turn.what.body) for turn in self._turns)
+        if waiting and waiting + len(self._body) > self._limits.message_octets_max:
+            raise _RefusedError(f"pipelining: at most {self._limits.message_octets_max} octets of bodies may wait")
         keeps = self._parser.should_keep_alive()
         is_old = keeps and self._parser.get_http_version() == "1.0"
         method = self._parser.get_method().decode()
