@@ -232,8 +232,7 @@ def test_the_import_command_takes_a_seed_from_a_file_and_reports(tmp_path):
 
 def test_a_refusal_is_one_line_and_not_a_traceback(tmp_path):
     (tmp_path / "t").write_bytes(b"PAR1 no")
-    group = type(cli)("test", commands={command.name: command for command in recordings.COMMANDS})
-    done = CliRunner().invoke(group, ["inspect", str(tmp_path / "t")])
+    done = CliRunner().invoke(cli, ["link", "inspect", str(tmp_path / "t")])
     assert done.exit_code == 1
     assert "not a whole Parquet file" in done.output
     assert "Traceback" not in done.output

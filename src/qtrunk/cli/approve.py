@@ -124,6 +124,3 @@ def roles(format_: str) -> None:
         return
     for method, path, names, purpose in rows:
         click.echo(f"{method:5}{path:32}{purpose}\n{'':37}{names}")
-
-
-COMMANDS = (approve, roles)

@@ -70,6 +70,3 @@ def audit_export(directory: Path, output: Path, after: int) -> None:
     with output.open("xb") as out:
         out.writelines(lines)
     click.echo(f"{len(lines)} records; head {log.verify(directory).sequence}:{log.verify(directory).hash}")
-
-
-COMMANDS = (audit,)

@@ -42,6 +42,3 @@ def _beside(figure: Figure) -> str:
     if figure.ratio is not None:
         text += f"; {figure.rival} {figure.rival_value:.4g}, ratio {figure.ratio:.3g}"
     return text
-
-
-COMMANDS = (bench,)

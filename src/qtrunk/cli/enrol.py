@@ -321,6 +321,3 @@ def _state(issued: Issued, now_unix_s: float) -> str:
     if issued.revoked_unix_s is not None:
         return f"revoked: {issued.reason}"
     return "living" if issued.is_living(now_unix_s) else "expired"
-
-
-COMMANDS = (enrol,)

@@ -65,6 +65,3 @@ def open_(file: Path, own: str, output: Path | None, force: bool, state: Path) -
     locker = KeyLocker(lab.state / "saes" / own / "locker")
     place = files.open_file(file, output, client, SaeId(own), locker, force=force)
     click.echo(f"opened: {place}")
-
-
-COMMANDS = (seal, open_)

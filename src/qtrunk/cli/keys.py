@@ -148,6 +148,3 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, list):
         return " ".join(_text(name, item) for item in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-COMMANDS = (sae, keys)

@@ -1,4 +1,4 @@
-"""`qtrunk up | down | status | check | attack`: the lab and its fibres."""
+"""`qtrunk up | down | status`: the lab."""
 
 import contextlib
 import os
@@ -20,9 +20,6 @@ from qtrunk.cli.labclient import LabClient
 from qtrunk.config import network
 from qtrunk.node.lab import Lab
 from qtrunk.node.supervisor import is_running, running_state
-from qtrunk.plan import guarantees
-from qtrunk.quantum.attack import KINDS, NO_STRENGTH
-from qtrunk.sim import control
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 20.0
@@ -155,48 +152,3 @@ def status(state: Path, format_: str) -> None:
         show.console().print(show.overview(found))
     if not found["is_up"]:
         raise LabError(f"lab {state} is not up; start it with `qtrunk up {found['topology']}`")
-
-
-@click.command()
-@click.argument("topology")
-@options.format_option
-def check(topology: str, format_: str) -> None:
-    """Check a topology file without starting anything; every mistake is reported at once.
-
-    Warnings, such as guarantees of tenants that the links cannot carry, go to standard error.
-    """
-    found = network.load(network.find(topology))
-    for warning in guarantees.warnings(found):
-        click.echo(f"warning: {warning}", err=True)
-    if format_ == "json":
-        options.print_json(network.describe(found))
-        return
-    length_km = sum(link.length_km for link in found.links)
-    click.echo(
-        f"{found.name}: valid. {len(found.nodes)} nodes, {len(found.links)} links, {length_km:.0f} km of fibre, "
-        f"{len(found.saes)} SAEs, {len(found.demands)} demands."
-    )
-
-
-@click.command()
-@click.argument("link")
-@click.argument("kind", type=click.Choice(sorted(KINDS)))
-@click.option("--fraction", type=click.FloatRange(0, 1), default=1.0, help="Share of the pulses that Eve touches.")
-@click.option("--strength", type=click.FloatRange(0), help="Of the attack; its unit depends on the kind.")
-@options.state_option
-def attack(link: str, kind: str, fraction: float, strength: float | None, state: Path) -> None:
-    """Put Eve on the simulated fibre of LINK, or take her away (`none`). Labs only."""
-    lab = Lab.open(state)
-    known = [entry.id for entry in lab.topology.links]
-    if link not in known:
-        raise LabError(f"{link!r} is not a link of {lab.topology.name}; links: {', '.join(known)}")
-    control.set_attack(lab.optics_socket(link), link, kind, fraction if kind != "none" else 1.0, strength)
-    if kind == "none":
-        click.echo(f"{link}: Eve has left. The link recovers by itself with the next good block.")
-        return
-    meaning = KINDS[kind].meaning
-    power = "" if meaning == NO_STRENGTH else f", {KINDS[kind].strength if strength is None else strength:g} {meaning}"
-    click.echo(f"{link}: {kind} on {100 * fraction:g} % of the pulses{power}.")
-
-
-COMMANDS = (up, down, status, check, attack)

@@ -6,17 +6,53 @@ printed, but for a fresh invitation.
 """
 
 import sys
+from importlib import import_module
 
 import click
 
 from qtrunk import __version__
 from qtrunk.base.errors import ConfigError, QtrunkError
-from qtrunk.cli import approve, audit, bench, enrol, files, keys, lab, ledger, link, rate, stream, tenants, vault
-from qtrunk.cli.doctor.command import doctor
+
+COMMANDS = {
+    "approve": "approve:approve",
+    "attack": "attack:attack",
+    "audit": "audit:audit",
+    "bench": "bench:bench",
+    "check": "check:check",
+    "doctor": "doctor.command:doctor",
+    "down": "lab:down",
+    "enrol": "enrol:enrol",
+    "keys": "keys:keys",
+    "ledger": "ledger:ledger",
+    "link": "link:link",
+    "open": "files:open_",
+    "rate": "rate:rate",
+    "roles": "approve:roles",
+    "sae": "keys:sae",
+    "seal": "files:seal",
+    "status": "lab:status",
+    "stream": "stream:stream",
+    "tenants": "tenants:tenants",
+    "up": "lab:up",
+    "vault": "vault:vault",
+}
+"""Module below `qtrunk.cli` and object of each command. Only the module of the command that is called is loaded: the
+numerical libraries behind some of them take longer to load than most commands to run."""
 
 
 class _Group(click.Group):
-    """Turns our own errors into one clear message and exit status 1."""
+    """Loads a command when it is called, and turns our own errors into one clear message and exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        found = getattr(import_module(f"qtrunk.cli.{module}"), name)
+        assert isinstance(found, click.Command)
+        return found
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -41,21 +77,6 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="qtrunk")
 def cli() -> None:
     """The open software stack of quantum-secured trunk lines."""
-
-
-for command in (
-    *lab.COMMANDS,
-    link.link,
-    rate.rate,
-    tenants.tenants,
-    ledger.ledger,
-    *bench.COMMANDS,
-    *files.COMMANDS,
-    *keys.COMMANDS,
-):
-    cli.add_command(command)
-for command in (*stream.COMMANDS, *enrol.COMMANDS, *approve.COMMANDS, *audit.COMMANDS, vault.vault, doctor):
-    cli.add_command(command)
 
 
 def main() -> None:

@@ -131,6 +131,3 @@ def close(ksid: bytes, own: str, state: Path) -> None:
     with _client(Lab.open(state), own) as client:
         _check(client.close(ksid))
     click.echo(f"closed: {uuid.UUID(bytes=ksid)}")
-
-
-COMMANDS = (stream,)
