@@ -46,6 +46,7 @@ class Runners:
         self.supply = FakeSupply(per_request=128)
         self.loop = uvloop.new_event_loop()
         self.problems: list[dict] = []
+        self.put_out: set[str] = set()
         self.loop.set_exception_handler(lambda _loop, context: self.problems.append(context))
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -71,7 +72,8 @@ class Runners:
             server = Etsi004Server(
                 runner,
                 lambda identity, node=node: next(
-                    (name for name in identity.candidates if NODES.get(name) == node), None
+                    (name for name in identity.candidates if NODES.get(name) == node and name not in self.put_out),
+                    None,
                 ),
                 server_context(kme.certificate, kme.private_key, kme.ca_certificate),
                 limits,
@@ -342,6 +344,20 @@ def test_a_client_that_hangs_up_while_it_waits_takes_no_key(kmes, alice, at_alic
     with tls_socket(kmes.ports["a"], alice, alice.ca_certificate) as hasty:
         hasty.sendall(frames.pack_request(frames.GetKeyRequest(ksid=ksid, index=0, metadata_size=0)))
         time.sleep(0.1)
+    assert at_alice.get_key(ksid, 0).status is Status.SUCCESS
+
+
+@pytest.mark.parametrize("next_request", [b"", frames.pack_request(frames.CloseRequest(ksid=KSID))])
+def test_one_who_is_put_out_while_its_call_waits_takes_no_key(kmes, alice, at_alice, at_bob, next_request):
+    ksid = at_alice.open(ALICE, BOB, QOS).ksid
+    at_bob.open(ALICE, BOB, QOS, ksid)
+    kmes.supply.delay_s = 2.0
+    with tls_socket(kmes.ports["a"], alice, alice.ca_certificate) as sock:
+        sock.sendall(frames.pack_request(frames.GetKeyRequest(ksid=ksid, index=0, metadata_size=0)) + next_request)
+        time.sleep(0.2)
+        kmes.put_out.add("alice")
+        assert sock.recv(1) == b""
+    kmes.put_out.clear()
     assert at_alice.get_key(ksid, 0).status is Status.SUCCESS
 
 

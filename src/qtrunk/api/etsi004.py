@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from qtrunk.api import frames004 as frames
 from qtrunk.api.tls import PeerIdentity, identity_of
@@ -40,6 +40,8 @@ class Limits:
     """Between requests, and before the first."""
     reading_s: float = 20.0
     """For a client to take an answer off us."""
+    check_s: float = 1.0
+    """So often it is looked, while a call waits, whether its SAE may still have key."""
 
 
 class StreamCalls(Protocol):
@@ -152,17 +154,20 @@ class Etsi004Server:
                 async with asyncio.timeout(self._limits.idle_s):
                     service, payload = await asyncio.shield(coming)
                 request = frames.parse_request(service, payload)
-                if time.time() > identity.expires_unix_s or self._sae_of(identity) != caller:
-                    log.warning("004: the certificate or the registration of %s has ended", caller)
+                if not self._is_living(identity, caller):
                     return
                 # Reading on shows whether the client is still there while its call waits.
                 coming = asyncio.create_task(self._read(reader))
                 work = asyncio.create_task(self._answer(caller, holder, request))
-                await asyncio.wait((coming, work), return_when=asyncio.FIRST_COMPLETED)
-                if not work.done() and coming.exception() is not None:
-                    return
-                answer = await work
-                await self._send(writer, answer)
+                waits: set[asyncio.Task[Any]] = {coming, work}
+                while not work.done():
+                    # A call may wait for minutes: who is put out meanwhile takes no key.
+                    await asyncio.wait(waits, timeout=self._limits.check_s, return_when=asyncio.FIRST_COMPLETED)
+                    is_gone = coming.done() and coming.exception() is not None
+                    if not self._is_living(identity, caller) or (is_gone and not work.done()):
+                        return
+                    waits = {work} if coming.done() else waits
+                await self._send(writer, await work)
         finally:
             coming.cancel()
             with contextlib.suppress(asyncio.CancelledError, OSError, EOFError, WireError, TimeoutError):
@@ -171,6 +176,13 @@ class Etsi004Server:
                 work.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     _wipe(await work)
+
+    def _is_living(self, identity: PeerIdentity, caller: SaeId) -> bool:
+        """Whether certificate and registration of a caller still hold."""
+        if time.time() <= identity.expires_unix_s and self._sae_of(identity) == caller:
+            return True
+        log.warning("004: the certificate or the registration of %s has ended", caller)
+        return False
 
     async def _read(self, reader: asyncio.StreamReader) -> tuple[int, bytes]:
         first = await reader.readexactly(1)
