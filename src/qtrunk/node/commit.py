@@ -5,22 +5,19 @@ one fails, all that waits fails with it, and their keys are written down as lost
 """
 
 import asyncio
-from queue import SimpleQueue
-from threading import Thread
+from functools import partial
 
 from qtrunk.base.errors import StoreError
 from qtrunk.kms.pools import Pools
+from qtrunk.node.world import ThreadWorker, Worker
 
 
 class GroupCommit:
     """For one event loop."""
 
-    def __init__(self, pools: Pools) -> None:
+    def __init__(self, pools: Pools, worker: Worker | None = None) -> None:
         self._pools = pools
-        # A bare thread and queue: an executor's futures cost more than a flush.
-        self._wanted: SimpleQueue[asyncio.AbstractEventLoop | None] = SimpleQueue()
-        self._thread = Thread(target=self._keep_flushing, name="consume", daemon=True)
-        self._thread.start()
+        self._worker = worker or ThreadWorker("consume")
         self._before = 0
         self._flushing: list[asyncio.Future[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
@@ -43,26 +40,24 @@ class GroupCommit:
         """Wait for what is under way."""
         while self._is_flushing:
             await asyncio.sleep(0.001)
-        self._wanted.put(None)
-        self._thread.join()
+        self._worker.close()
 
     def _flush(self) -> None:
         self._flushing, self._waiting = self._waiting, []
         self._is_flushing = True
         self._before = self._pools.durable
-        self._wanted.put(asyncio.get_running_loop())
+        self._worker.do(partial(self._flush_once, asyncio.get_running_loop()))
 
-    def _keep_flushing(self) -> None:
-        """The thread: one flush for each wish."""
-        while (loop := self._wanted.get()) is not None:
-            error: StoreError | None = None
-            try:
-                self._pools.flush()
-            except StoreError as refused:
-                error = refused
-            except Exception as unforeseen:  # noqa: BLE001 (whatever it is: nothing may leave, and nobody wait for ever)
-                error = StoreError(f"consume journal: {type(unforeseen).__name__}; no key goes out")
-            loop.call_soon_threadsafe(self._flushed, error)
+    def _flush_once(self, loop: asyncio.AbstractEventLoop) -> None:
+        """On the worker."""
+        error: StoreError | None = None
+        try:
+            self._pools.flush()
+        except StoreError as refused:
+            error = refused
+        except Exception as unforeseen:  # noqa: BLE001 (whatever it is: nothing may leave, and nobody wait for ever)
+            error = StoreError(f"consume journal: {type(unforeseen).__name__}; no key goes out")
+        loop.call_soon_threadsafe(self._flushed, error)
 
     def _flushed(self, error: StoreError | None) -> None:
         self._is_flushing = False

@@ -46,7 +46,7 @@ from qtrunk.node.tenants import TenantSupply
 from qtrunk.node.trust import Trust
 from qtrunk.node.vendorlink import vendor_runner
 from qtrunk.node.wiring import make_session
-from qtrunk.node.world import SystemClock, SystemRandom
+from qtrunk.node.world import World, real_world
 from qtrunk.plan.light import Light
 from qtrunk.relay.kx import Kx
 from qtrunk.relay.route import route
@@ -63,12 +63,15 @@ SIDES = {INITIATED: "initiator", COLLECTED: "target"}
 class Node:
     """A node process's contents."""
 
-    def __init__(self, config: NodeConfig, kek: Secret, trust: Trust, alarms: AlarmBoard) -> None:
+    def __init__(
+        self, config: NodeConfig, kek: Secret, trust: Trust, alarms: AlarmBoard, world: World | None = None
+    ) -> None:
+        world = world or real_world(config.random_device)
         self.config = config
         self.tasks: list[asyncio.Task[None]] = []
         self._topology = config.load_topology()
-        self._clock = SystemClock()
-        self._random = SystemRandom(config.random_device)
+        self._clock = world.clock
+        self._random = world.random
         self._alarms = alarms
         self._started_unix_s = self._clock.unix_s()
         directory = Path(config.directory)
@@ -94,7 +97,7 @@ class Node:
             machine.hybrid = hybrid = HybridKeys(end, notes, self._clock)
             self._pool_sync = PoolSync(hybrid, config.node_id, self._topology, pools, notes, self._clock)
             fallback = Fallback(*(config.node_id, self._topology, pools, hybrid, notes, self._random, self._clock))
-        self._commit = GroupCommit(pools)
+        self._commit = GroupCommit(pools, world.worker("consume"))
         self._ahead = FillAhead(
             *(config.node_id, self._topology, pools, self._relay, self._adverts, self._alarms, self._clock), fallback
         )
@@ -197,24 +200,25 @@ class Node:
         role = Role.ALICE if link.alice == self.config.node_id else Role.BOB
         self._store.set_role(link.id, role)
         self._load_preshared(link.id, Path(link_config.preshared_file))
-        runner: LinkWorker[Any]
-        if link.vendor is None:
-            runner = self._distilling(link, role, link_config)
-        else:
-            runner = vendor_runner(
-                link,
-                role,
-                link_config,
-                self.config.pool_octets_max,
-                self._store,
-                self._alarms,
-                self._random,
-                self._clock,
-            )
+        runner = self._runner(link, role, link_config)
         self._links.append(runner)
         self.tasks += runner.start()
         self._connect(link, role, link_config, "distil" if link.vendor is None else "vendor", runner.serve, runner)
         self._connect(link, role, link_config, "kx", partial(self._relay.serve, link.id), runner)
+
+    def _runner(self, link: Link, role: Role, link_config: LinkConfig) -> LinkWorker[Any]:
+        if link.vendor is None:
+            return self._distilling(link, role, link_config)
+        return vendor_runner(
+            link,
+            role,
+            link_config,
+            self.config.pool_octets_max,
+            self._store,
+            self._alarms,
+            self._random,
+            self._clock,
+        )
 
     def _distilling(self, link: Link, role: Role, link_config: LinkConfig) -> LinkRunner:
         pool = self._store.auth_ledger(link.id, AUTH_OCTETS, link.distillation.epsilon_total)
