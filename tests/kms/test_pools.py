@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sqlite3
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,17 @@ from qtrunk.kms.store import KeyStore
 
 A, B = SaeId("sae-a"), SaeId("sae-b")
 FOR_EVER = 1e12
+
+
+def pool_totals(db: sqlite3.Connection) -> list[tuple[object, ...]]:
+    return db.execute("SELECT * FROM pool_totals ORDER BY pool, reason").fetchall()
+
+
+def sums_of_ended(db: sqlite3.Connection) -> list[tuple[object, ...]]:
+    return db.execute(
+        "SELECT pool, COALESCE(reason, ''), sum(units), sum(delivered), sum(doubtful), sum(lost), sum(destroyed) "
+        "FROM pool_segments WHERE state != 'available' GROUP BY 1, 2 ORDER BY 1, 2"
+    ).fetchall()
 
 
 class Clock:
@@ -89,6 +102,8 @@ class Ends:
             for ledger in pools.ledgers().values():
                 assert ledger.unaccounted == 0
                 assert min(ledger.available, ledger.delivered, ledger.lost, ledger.overhead) >= 0
+        for store in self.stores:
+            assert store._journal.read(pool_totals) == store._journal.read(sums_of_ended)
 
 
 @pytest.fixture
@@ -298,6 +313,36 @@ def test_a_spent_segment_is_shredded_after_the_window(ends: Ends) -> None:
     record = ends.pools[1].receipt(keys[0].key_id)
     assert record is not None
     assert record["recipients"] == [{"target": B, "state": "delivered", "ended_unix_s": 1e6}]
+
+
+def test_ledgers_do_not_read_through_the_segments_that_ended(ends: Ends) -> None:
+    ends.fill(64)
+    ends.fill(640, expires_unix_s=ends.clock.now_s + 5)
+    ends.take(2)
+    ends.clock.now_s += 11
+    ends.pools[0].tick()
+    statements: list[str] = []
+    ends.stores[0]._journal.read(lambda db: db.set_trace_callback(statements.append))
+    ledger = ends.pools[0].ledgers()[INITIATED, A, B]
+    assert (ledger.delivered, ledger.destroyed, ledger.unaccounted) == (64, {"expired": 640}, 0)
+    assert statements
+    assert not [statement for statement in statements if "pool_segments" in statement]
+    ends.check()
+
+
+def test_a_store_from_before_the_totals_has_the_same_ledgers(ends: Ends) -> None:
+    for octets in (64, 64, 640):
+        ends.fill(octets, expires_unix_s=ends.clock.now_s + 5)
+    ends.take(3)
+    ends.clock.now_s += 11
+    ends.pools[0].tick()
+    ledgers = ends.pools[0].ledgers()
+    ends.close()
+    with closing(sqlite3.connect(ends.directory / "a" / "store.db")) as db:
+        db.executescript("DROP TRIGGER pool_segment_ends; DROP TABLE pool_totals; PRAGMA user_version = 3")
+    ends.open()
+    assert ends.pools[0].ledgers() == ledgers
+    ends.check()
 
 
 def test_a_damaged_segment_is_destroyed_on_the_record(ends: Ends) -> None:

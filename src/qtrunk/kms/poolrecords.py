@@ -62,9 +62,8 @@ def ended_totals(db: sqlite3.Connection) -> list[dict[str, Any]]:
     """Sums over the segments that are at their end, by pool and reason, in units."""
     return _rows(
         db.execute(
-            "SELECT p.side, p.initiator, p.target, s.reason, sum(s.units) AS units, sum(s.delivered) AS delivered, "
-            "sum(s.doubtful) AS doubtful, sum(s.lost) AS lost, sum(s.destroyed) AS destroyed "
-            "FROM pool_segments s JOIN pools p USING (pool) WHERE s.state != 'available' GROUP BY s.pool, s.reason"
+            "SELECT p.side, p.initiator, p.target, t.reason, t.units, t.delivered, t.doubtful, t.lost, t.destroyed "
+            "FROM pool_totals t JOIN pools p USING (pool)"
         )
     )
 

@@ -12,7 +12,8 @@ extents the order of the grants. `tallies` are running totals, by link or `keys`
 `pools` are ordered pairs of SAEs, on the side of the initiator or of the target; `pool_segments` the key relayed ahead
 for them. What was used of a living segment (`cursor`, `used`, `delivered`, `doubtful`, `lost`) is as of the last
 checkpoint, the consume journal has the rest; `ended_unix_s` of one is when its last octet was given out. `id_key`
-(sealed) is what its key IDs are made with, no key material.
+(sealed) is what its key IDs are made with, no key material. `pool_totals` has the sums over the segments that are at
+their end, by reason: years of them are not to be read each time somebody asks for a ledger.
 """
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -132,5 +133,29 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         ) STRICT""",
         "CREATE INDEX pool_segments_living ON pool_segments (pool, rank) WHERE state = 'available'",
         "CREATE INDEX pool_segments_by_number ON pool_segments (segment)",
+    ),
+    (
+        """CREATE TABLE pool_totals (
+            pool INTEGER NOT NULL REFERENCES pools (pool),
+            reason TEXT NOT NULL,
+            units INTEGER NOT NULL,
+            delivered INTEGER NOT NULL,
+            doubtful INTEGER NOT NULL,
+            lost INTEGER NOT NULL,
+            destroyed INTEGER NOT NULL,
+            PRIMARY KEY (pool, reason)
+        ) STRICT, WITHOUT ROWID""",
+        """INSERT INTO pool_totals
+            SELECT pool, COALESCE(reason, ''), sum(units), sum(delivered), sum(doubtful), sum(lost), sum(destroyed)
+            FROM pool_segments WHERE state != 'available' GROUP BY 1, 2""",
+        # Whoever ends a segment, and for whatever reason: none is left out, none counted twice.
+        """CREATE TRIGGER pool_segment_ends AFTER UPDATE OF state ON pool_segments
+            WHEN OLD.state = 'available' AND NEW.state != 'available'
+        BEGIN
+            INSERT INTO pool_totals VALUES (NEW.pool, COALESCE(NEW.reason, ''), 0, 0, 0, 0, 0) ON CONFLICT DO NOTHING;
+            UPDATE pool_totals SET units = units + NEW.units, delivered = delivered + NEW.delivered,
+                doubtful = doubtful + NEW.doubtful, lost = lost + NEW.lost, destroyed = destroyed + NEW.destroyed
+                WHERE pool = NEW.pool AND reason = COALESCE(NEW.reason, '');
+        END""",
     ),
 )

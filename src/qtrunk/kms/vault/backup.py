@@ -31,7 +31,7 @@ from qtrunk.kms.segment import Segments
 from qtrunk.kms.store import KeyStore
 
 RESTORED = "restored"
-RECORDS = ("links", "blocks", "extents", "tallies", "initiated", "recipients", "pools")
+RECORDS = ("links", "blocks", "extents", "tallies", "initiated", "recipients", "pools", "pool_totals")
 """Tables that go into a backup as they are."""
 STRIPPED = {
     "stored": "UPDATE stored SET sealed = NULL, fingerprint = zeroblob(0)",
