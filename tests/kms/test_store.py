@@ -112,8 +112,9 @@ def test_kill_9_at_any_instant_never_gives_anything_twice(memory_path: Path, clo
     directory = memory_path / "a"
     octets_out: set[tuple[int, int]] = set()
     keys_out: set[int] = set()
-    allocated = 0
-    for kill in range(20):
+    allocated = kill = 0
+    # On a busy machine the first lives are too short for anything; each is longer than the last.
+    while kill < 20 or len(keys_out) <= 20:
         source, sink = os.pipe()
         child = os.fork()
         if child == 0:
@@ -149,7 +150,7 @@ def test_kill_9_at_any_instant_never_gives_anything_twice(memory_path: Path, clo
         living = {path.name for path in (directory / "segments").iterdir()}
         assert len(living) == store.level(LINK).blocks
         store.close()
-    assert len(keys_out) > 20
+        kill += 1
 
 
 # ── nothing in clear ────────────────────────────────────────────────────────────────────────────────────────
