@@ -63,10 +63,10 @@ def test_files_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_answers_that_were_not_seen_to_leave_are_in_doubt(tmp_path: Path) -> None:
     journal, _ = opened(tmp_path / "c")
     for unit in range(4):
-        add(journal, unit)
+        add(journal, unit, MARK)
     journal.flush()
     journal.answered = 2
-    add(journal, 4)
+    add(journal, 4, MARK)
     journal.flush()
     journal.close()
     again, found = opened(tmp_path / "c")
@@ -78,6 +78,7 @@ def test_answers_that_were_not_seen_to_leave_are_in_doubt(tmp_path: Path) -> Non
     again.flush()
     again.close()
     assert [used.is_answered for used in opened(tmp_path / "c", after=5)[1]] == [True] * 6
+    assert [used.unit for used in opened(tmp_path / "c", after=6)[1]] == [0, 1, 2, 3, 4], "no client asks for it again"
 
 
 @settings(max_examples=60, deadline=None)

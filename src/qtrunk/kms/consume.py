@@ -27,11 +27,12 @@ Errors: StoreError (disk), JournalDamagedError.
 import os
 import threading
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from struct import Struct
 
 import numpy as np
+import numpy.typing as npt
 
 from qtrunk.base.errors import StoreError
 from qtrunk.kms.keyid import UNIT_OCTETS
@@ -104,13 +105,16 @@ class ConsumeJournal:
     # ── opening ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def replay(self, first_file: int, after: int = 0) -> list[Used]:
-        """What is recorded from `first_file` on, in order; then the last file goes on, behind `after` at least."""
+        """What is recorded from `first_file` on, in order; then the last file goes on, behind `after` at least.
+
+        Of records up to `after` only those are given whose client may ask for the same again.
+        """
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             found = _Found()
             for number in [number for number in self.files() if number >= first_file]:
                 found.read(self._path(number), number)
-            used = found.in_order(self._directory)
+            used = found.in_order(self._directory, after)
             self.sequence = self.durable = self.answered = self._marked = max(found.last, after)
             self._go_on(found)
         except OSError as error:
@@ -295,7 +299,8 @@ class _Found:
     """The records of several files, while they are read."""
 
     def __init__(self) -> None:
-        self._used: dict[int, Used] = {}
+        self._parts: list[npt.NDArray[np.void]] = [np.empty(0, _ARRAY)]
+        """Whole records, file by file. After a failed flush the same record may lie in two of them."""
         self._first: int | None = None
         """Before the first record of the first file."""
         self.durable = self._answered = 0
@@ -316,37 +321,48 @@ class _Found:
             self._first = before
         self.file, self.written = number, max(0, -(-len(octets.rstrip(b"\0")) // RECORD_OCTETS) - 1)
         self.durable, self.last = max(self.durable, before), max(self.last, before)
-        for place in range(RECORD_OCTETS, len(octets.rstrip(b"\0")), RECORD_OCTETS):
-            record = octets[place : place + RECORD_OCTETS].ljust(RECORD_OCTETS, b"\0")
-            body = record[_CRC.size :]
-            # A record that is not whole was torn when the power failed, or `in_order` finds that it was durable.
-            if _CRC.unpack_from(record)[0] == zlib.crc32(body, number):
-                self._note(body)
+        end = RECORD_OCTETS * (1 + self.written)
+        octets = octets[RECORD_OCTETS:end].ljust(RECORD_OCTETS * self.written, b"\0")
+        bodies = memoryview(octets)
+        places = range(_CRC.size, len(octets), RECORD_OCTETS)
+        length = RECORD_OCTETS - _CRC.size
+        sums = np.fromiter((zlib.crc32(bodies[place : place + length], number) for place in places), np.uint32)
+        records = np.frombuffer(octets, _ARRAY)
+        # A record that is not whole was torn when the power failed, or `in_order` finds that it was durable.
+        self._note(records[records["crc"] == sums])
 
-    def in_order(self, place: Path) -> list[Used]:
+    def in_order(self, place: Path, after: int = 0) -> list[Used]:
         """The records; JournalDamagedError when one that was durable is not among them."""
+        sequences, records = self._sorted()
         first = self._first or 0
-        missing = sum(1 for sequence in range(first + 1, self.durable + 1) if sequence not in self._used)
+        missing = self.durable - first - int(((sequences > first) & (sequences <= self.durable)).sum())
         if missing:
             raise JournalDamagedError(f"consume journal {place}: {missing} records that were durable do not read")
-        return [
-            replace(used, is_answered=used.sequence <= self._answered)
-            for _, used in sorted(self._used.items())
-            if used.kind != ANSWERED
-        ]
+        wanted = (records["kind"] != ANSWERED) & ((sequences > after) | (records["mark"] != np.void(NO_MARK)))
+        names = ("sequence", "kind", "pool", "segment", "unit", "key_octets", "keys", "unix_ms", "mark")
+        columns = [records[name][wanted].tolist() for name in names]
+        answered = (records["sequence"][wanted] <= self._answered).tolist()
+        return [Used(*row) for row in zip(*columns, answered, strict=True)]
 
     def holes(self) -> list[int]:
         """Sequences that were written down and never became durable."""
-        return [number for number in range(self.durable + 1, self.last) if number not in self._used]
+        missing = np.setdiff1d(np.arange(self.durable + 1, self.last), self._sorted()[0])
+        return [int(sequence) for sequence in missing]
 
-    def _note(self, body: bytes) -> None:
-        _, not_durable, not_answered, *_ = _RECORD.unpack(body)
-        used = _used(*_RECORD.unpack(body))
-        # After a failed flush the same record may lie in two files.
-        self._used[used.sequence] = used
-        self.durable = max(self.durable, used.sequence - 1 - not_durable)
-        self._answered = max(self._answered, used.sequence - 1 - not_answered)
-        self.last = max(self.last, used.sequence)
+    def _sorted(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.void]]:
+        """Sequences, each once and ascending, and their records."""
+        records = np.concatenate(self._parts)
+        sequences, places = np.unique(records["sequence"].astype(np.int64), return_index=True)
+        return sequences, records[places]
+
+    def _note(self, records: npt.NDArray[np.void]) -> None:
+        if not len(records):
+            return
+        self._parts.append(records)
+        sequences = records["sequence"].astype(np.int64)
+        self.durable = max(self.durable, int((sequences - 1 - records["not_durable"]).max()))
+        self._answered = max(self._answered, int((sequences - 1 - records["not_answered"]).max()))
+        self.last = max(self.last, int(sequences.max()))
 
 
 def _used(
