@@ -131,6 +131,19 @@ def test_when_the_disk_takes_nothing_the_act_does_not_happen_and_the_log_stays_w
     log.close()
 
 
+def test_when_the_disk_takes_the_line_and_not_the_head_the_line_does_not_stay(tmp_path, monkeypatch):
+    log = audit.AuditLog(tmp_path, Clock())
+    log.record("ada", "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(audit.AuditLog, "_write_head", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+        with pytest.raises(StoreError, match="refused"):
+            log.record("ada", "revoke")
+    assert [record.what for record in audit.records(tmp_path)] == ["first"]
+    log.record("ada", "second")
+    assert [record.what for record in audit.records(tmp_path)] == ["first", "second"]
+    log.close()
+
+
 def test_a_failed_act_is_recorded_without_the_text_of_errors_that_nobody_foresaw(tmp_path):
     log = audit.AuditLog(tmp_path, Clock())
     with pytest.raises(ValueError, match="0123"), log.during("ada", "export", "k"):

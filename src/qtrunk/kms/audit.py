@@ -138,17 +138,16 @@ class AuditLog:
                 line = Record(self._head.sequence + 1, when, who, what, on, outcome, checked, "")
                 found = _hash(bytes.fromhex(self._head.hash), line)
                 octets = canonical(msgspec.structs.replace(line, hash=found)) + b"\n"
-                self._append(octets)
-                self._octets += len(octets)
-                self._head = Head(line.sequence, found)
-                self._write_head(self._head)
+                head = Head(line.sequence, found)
+                self._append(octets, head)
+                self._octets, self._head = self._octets + len(octets), head
         except (OSError, AuthenticationFailed) as error:
             why = error.strerror if isinstance(error, OSError) else str(error)
             self._problem = f"audit log {self._directory}: {why}"
             raise StoreError(f"{self._problem}; what it should have recorded is refused") from error
         self._problem = None
 
-    def _append(self, octets: bytes) -> None:
+    def _append(self, octets: bytes, head: Head) -> None:
         rest = memoryview(octets)
         place = self._octets
         try:
@@ -156,6 +155,7 @@ class AuditLog:
                 written = os.pwrite(self._log, rest, place)
                 rest, place = rest[written:], place + written
             os.fsync(self._log)
+            self._write_head(head)
         except OSError:
             # What nobody may rely on must not stand there as if it had happened.
             os.ftruncate(self._log, self._octets)
