@@ -84,6 +84,20 @@ def test_a_list_that_is_forged_damaged_or_older_changes_nothing(authority, regis
     other.close()
 
 
+def test_a_ca_file_that_does_not_read_stops_nothing_and_mends(authority, registry, tmp_path):
+    bank = issued(authority, "bank")
+    path = tmp_path / "ca" / "ca.pem"
+    pem = path.read_bytes()
+    path.write_bytes(b"half written")
+    authority.revoke(Kind.SAE, "bank", "lost", "test")
+    assert not registry.look()
+    assert "ca_certificate" in registry.problem
+    path.write_bytes(pem)
+    assert registry.look()
+    assert registry.is_revoked(identity(bank))
+    assert registry.problem is None
+
+
 def test_a_list_that_is_out_of_date_stays_in_force_and_raises_an_alarm(authority, registry):
     bank = issued(authority, "bank")
     registry._clock.shift_s = 3 * 86400

@@ -61,8 +61,9 @@ class Registry:
             octets = self._path.read_bytes()
             self._seen = seen
             self._take(octets)
-        except OSError as problem:
-            self.problem = f"revocation list {self._path}: {problem.strerror}"
+        except (OSError, ConfigError) as problem:
+            # One of the two files does not read; another look may find it in order.
+            self.problem = f"revocation list {self._path}: {getattr(problem, 'strerror', problem)}"
             self._seen = None
             return False
         except RequestRefused as problem:
