@@ -144,6 +144,16 @@ def test_failed_attempts_wait_and_while_many_wait_others_are_turned_away(office,
     assert office.service._waiting == 0
 
 
+def test_guesses_of_strangers_keep_nobody_from_joining_or_renewing(office, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "GUESSES_MAX", 0)
+    office.clock.shift_s = -25 * DAY_S
+    holder.join(office.url, office.invite(Kind.SAE, "bank"), tmp_path / "bank")
+    office.clock.shift_s = 0.0
+    assert holder.renew(tmp_path / "bank", dt.datetime.now(dt.UTC))
+    with pytest.raises(StoreError, match="too many attempts"):
+        holder.join(office.url, changed(office.invite(Kind.SAE, "power"), secret=bytes(32)), tmp_path / "x")
+
+
 def test_the_wait_doubles_up_to_a_limit():
     assert [service.pause_s(count) for count in (1, 2, 3, 6, 7, 10_000)] == [0.25, 0.5, 1.0, 8.0, 8.0, 8.0]
 

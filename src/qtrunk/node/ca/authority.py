@@ -176,10 +176,7 @@ class Authority:
     def _invitation(self, token: Token) -> Invitation:
         """The invitation behind a token. Who has not the secret learns nothing but that."""
         invitation = self._records.invitation(token.id)
-        digest = token.digest()
-        # An unknown ID takes the same steps as a wrong secret.
-        is_right = hmac.compare_digest(digest, bytes(32) if invitation is None else invitation.digest)
-        if invitation is None or not is_right or invitation.failures >= FAILURES_MAX:
+        if invitation is None or not _is_right(token, invitation) or invitation.failures >= FAILURES_MAX:
             if invitation is not None and invitation.failures < FAILURES_MAX:
                 self._records.count_failure(token.id)
             self.alarm("somebody tries enrolment tokens that are not valid")
@@ -192,6 +189,10 @@ class Authority:
         if self._clock.unix_s() > invitation.until_unix_s:
             raise NotAuthorised("token: it has expired; ask for a new one")
         return invitation
+
+    def is_invited(self, token: Token) -> bool:
+        """Whether a token is one of this authority's, used up or not."""
+        return _is_right(token, self._records.invitation(token.id))
 
     def renew(self, serial: int, fingerprint: str, csr: bytes) -> Enrolled:
         """A new certificate for who holds a living one (TLS has checked that it does), with the same names."""
@@ -362,6 +363,14 @@ def read_request(body: bytes) -> JoinRequest:
         raise RequestRefused("body: JSON with csr, and to join token, verifying_key and proof, is needed") from None
 
 
+def is_invited(authority: Authority, body: bytes) -> bool:
+    """Whether a request to join has a token of this authority; changes and records nothing."""
+    try:
+        return authority.is_invited(parse_token(Secret(read_request(body).token.encode())))
+    except RequestRefused:
+        return False
+
+
 def join(authority: Authority, body: bytes) -> Enrolled:
     """`Authority.join` of what came over the wire."""
     request = read_request(body)
@@ -373,6 +382,11 @@ def join(authority: Authority, body: bytes) -> Enrolled:
             raise RequestRefused("proof: not base64")
     key = None if request.verifying_key is None else request.verifying_key.encode()
     return authority.join(Secret(request.token.encode()), request.csr.encode(), key, proof)
+
+
+def _is_right(token: Token, invitation: Invitation | None) -> bool:
+    # An unknown ID takes the same steps as a wrong secret.
+    return hmac.compare_digest(token.digest(), bytes(32) if invitation is None else invitation.digest)
 
 
 def _serial(certificate: x509.Certificate) -> str:

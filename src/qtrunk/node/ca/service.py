@@ -9,7 +9,8 @@
 
 Its server certificate has the name `urn:qtrunk:authority:NAME`, which no invitation gives, so no other party of the
 network can pose as it whatever the host is called. Guessing tokens is hopeless (256 bits); it is slowed and alarmed all
-the same: each failure waits, longer with each, and at most GUESSES_MAX wait at once while others are turned away.
+the same: each failure waits, longer with each, and at most GUESSES_MAX wait at once while others are turned away. Who
+has a token of this authority, or a certificate to renew, guesses nothing and is never turned away.
 """
 
 import asyncio
@@ -160,17 +161,19 @@ class Service:
                 return error(404, "unknown path")
 
     async def _enrol(self, request: Request) -> Response:
-        if self._waiting >= GUESSES_MAX:
+        is_renewal = request.segments[2] == "renew"
+        if not is_renewal and self._waiting >= GUESSES_MAX and not ca.is_invited(self._authority, request.body):
             return error(503, "too many attempts to enrol that failed; try again later", {"Retry-After": "10"})
         try:
-            if request.segments[2] == "renew":
+            if is_renewal:
                 enrolled = self._renew(request)
             else:
                 enrolled = ca.join(self._authority, request.body)
         except RequestRefused as problem:
             return error(400, str(problem))
         except NotAuthorised as problem:
-            await self._slow_down()
+            if not is_renewal:
+                await self._slow_down()
             return error(401, str(problem))
         except QtrunkError as problem:
             return error(503, str(problem), {"Retry-After": "5"})
