@@ -135,7 +135,9 @@ def test_when_the_disk_takes_the_line_and_not_the_head_the_line_does_not_stay(tm
     log = audit.AuditLog(tmp_path, Clock())
     log.record("ada", "first")
     with monkeypatch.context() as patch:
-        patch.setattr(audit.AuditLog, "_write_head", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space")))
+        patch.setattr(
+            audit.AuditLog, "_write_head", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space"))
+        )
         with pytest.raises(StoreError, match="refused"):
             log.record("ada", "revoke")
     assert [record.what for record in audit.records(tmp_path)] == ["first"]

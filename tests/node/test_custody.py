@@ -11,7 +11,7 @@ import pytest
 from qtrunk.api.client import Etsi014Client
 from qtrunk.api.jsonclient import Service
 from qtrunk.api.tls import client_context
-from qtrunk.base.errors import NotAuthorised, QtrunkError, RequestRefused, StoreError
+from qtrunk.base.errors import ConfigError, NotAuthorised, QtrunkError, RequestRefused, StoreError
 from qtrunk.base.ids import SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.config import network
@@ -144,6 +144,20 @@ def test_a_node_without_a_vault_needs_nobody_and_cannot_be_sealed(site):
             assert not custody.is_sealing.is_set()
 
     asyncio.run(scenario())
+
+
+def test_a_vault_that_is_named_and_not_there_is_no_node_without_one(site):
+    site.config = msgspec.structs.replace(site.config, vault=str(site.keys.path.with_name("stick") / "vault.json"))
+
+    async def scenario():
+        custody = Custody(site.config)
+        with pytest.raises(ConfigError, match="is not there; mount it"):
+            await custody.start()
+        await custody.stop()
+
+    asyncio.run(scenario())
+    assert not site.keys.bare.exists()
+    assert not site.keys.store.exists()
 
 
 def test_shares_of_one_officer_are_not_enough(site):

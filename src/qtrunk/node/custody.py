@@ -30,7 +30,7 @@ from qtrunk.api.admin import Admin
 from qtrunk.api.approvals import Operation, Parameters
 from qtrunk.api.https import Request, Response, error
 from qtrunk.api.roles import Operator
-from qtrunk.base.errors import AuthenticationFailed, LabError, NotAuthorised, QtrunkError, RequestRefused
+from qtrunk.base.errors import AuthenticationFailed, ConfigError, LabError, NotAuthorised, QtrunkError, RequestRefused
 from qtrunk.base.secret import Secret
 from qtrunk.kms.seal import load_or_make_kek
 from qtrunk.kms.vault import backup
@@ -95,7 +95,10 @@ class Custody:
         self._admin_api = https.HttpsServer(operators.handle, context)
 
     async def start(self) -> None:
-        """In service when this returns, or sealed and ready to be unsealed."""
+        """In service when this returns, or sealed and ready to be unsealed; ConfigError where the vault is away."""
+        if self.config.vault is not None and self._keys.is_bare:
+            # Whoever names a vault wants no bare KEK, which is made where there is none.
+            raise ConfigError([f"vault {self._keys.path}: is not there; mount it, or `qtrunk vault init` makes one"])
         vault: Vault | None = None
         is_open = self._keys.is_bare and not self._is_held
         if is_open:

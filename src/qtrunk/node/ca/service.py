@@ -165,10 +165,7 @@ class Service:
         if not is_renewal and self._waiting >= GUESSES_MAX and not ca.is_invited(self._authority, request.body):
             return error(503, "too many attempts to enrol that failed; try again later", {"Retry-After": "10"})
         try:
-            if is_renewal:
-                enrolled = self._renew(request)
-            else:
-                enrolled = ca.join(self._authority, request.body)
+            enrolled = self._renew(request) if is_renewal else ca.join(self._authority, request.body)
         except RequestRefused as problem:
             return error(400, str(problem))
         except NotAuthorised as problem:
