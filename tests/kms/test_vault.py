@@ -206,7 +206,7 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str | 
     """A software token with PIN 1234."""
     pytest.importorskip("pkcs11")
     if not SOFTHSM.exists():
-        pytest.skip("needs Debian's softhsm2")
+        pytest.skip("tests of hardware tokens need Debian's softhsm2")
     directory = tmp_path_factory.mktemp("softhsm")
     (directory / "tokens").mkdir()
     (directory / "softhsm2.conf").write_text(f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\n")
