@@ -331,7 +331,9 @@ class _Connection(asyncio.Protocol):
             case b"x-request-id":
                 # Two lines of one header are one list (RFC 9110 clause 5.3).
                 self._request_id = value if self._request_id is None else self._request_id + b", " + value
-            case b"content-length" if value.isdigit() and int(value) > self._limits.body_octets_max:
+            case b"content-length" if len(value) > 20 or (
+                value.isdigit() and int(value) > self._limits.body_octets_max
+            ):
                 raise self._too_long()
 
     def on_headers_complete(self) -> None:

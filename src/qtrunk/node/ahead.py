@@ -37,6 +37,8 @@ PERIOD_S = 1.0
 MEMORY_S = 600.0
 """A pair that asks for nothing for so long is not served ahead any more, unless the topology names it."""
 PAUSE_MAX_S = 30.0
+QUEUE_S = 10.0
+"""So long a request waits behind others for the same pool: where a route is silent, each takes that long to fail."""
 SHARE = 2
 """Filling ahead leaves one part in so many of a link's key to requests that cannot wait."""
 _BLOCKS_PER_KEY = 2
@@ -105,11 +107,18 @@ class FillAhead:
     async def fill_now(self, initiator: SaeId, target: SaeId, number: int, key_octets: int) -> None:
         """Get so many keys into a pool before returning; QtrunkError when that cannot be."""
         wanted = self._want(initiator, target)
-        async with wanted.filling:
+        try:
+            async with asyncio.timeout(QUEUE_S):
+                await wanted.filling.acquire()
+        except TimeoutError as error:
+            raise KeyExhausted(f"from {initiator} to {target}: others wait for key that does not come") from error
+        try:
             # Others may have waited for the same. What is there need not fit: a key is of one segment.
             missing = number - self._pools.ready(initiator, target, key_octets)
             if missing > 0:
                 await self._fill((initiator, target), missing * units_of(key_octets) * UNIT_OCTETS)
+        finally:
+            wanted.filling.release()
 
     async def run(self) -> None:
         """Keep the pools filled."""

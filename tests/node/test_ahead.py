@@ -1,0 +1,65 @@
+"""Pools filled ahead: a request waits for the relay, not for ever behind others."""
+
+import asyncio
+
+import pytest
+
+from qtrunk.base.errors import KeyExhausted
+from qtrunk.base.ids import NodeId, SaeId
+from qtrunk.node import ahead
+from qtrunk.node.advert import Adverts
+from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.world import SystemClock
+from qtrunk.topology import Node, Sae, Topology, trunk
+
+A, B = SaeId("sae-a"), SaeId("sae-b")
+
+
+class SilentRelay:
+    """A relay whose answer never comes; counts who asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def fill(self, *_what: object) -> None:
+        self.asked += 1
+        await asyncio.Event().wait()
+
+
+class NoPools:
+    def octets(self, *_pair: SaeId) -> int:
+        return 0
+
+    def quality(self, *_pair: SaeId) -> None:
+        return None
+
+    def ready(self, *_what: object) -> int:
+        return 0
+
+
+def test_a_request_does_not_queue_for_ever_behind_others_of_its_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "QUEUE_S", 0.05)
+    saes = (Sae(id=A, node=NodeId("a")), Sae(id=B, node=NodeId("b")))
+    line = trunk("t", [Node(id=NodeId(name)) for name in "ab"], [(10, 3)])
+    topology = Topology(name=line.name, nodes=line.nodes, links=line.links, saes=saes)
+    relay, clock = SilentRelay(), SystemClock()
+    alarms, adverts = AlarmBoard(clock), Adverts(NodeId("a"))
+
+    async def scenario() -> None:
+        filling = ahead.FillAhead(NodeId("a"), topology, NoPools(), relay, adverts, alarms, clock, None)
+        first = asyncio.create_task(filling.fill_now(A, B, 1, 32))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                with pytest.raises(KeyExhausted, match="others wait"):
+                    await filling.fill_now(A, B, 1, 32)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        # Whoever held the pool has let go of it.
+        second = asyncio.create_task(filling.fill_now(A, B, 1, 32))
+        await asyncio.sleep(0.01)
+        assert relay.asked == 2
+        second.cancel()
+
+    asyncio.run(scenario())
