@@ -138,6 +138,10 @@ class HybridEnd:
             raise AuthenticationFailed(f"node {offer.node}: offers a key of an unknown suite")
         signed = _signed(_OFFER, offer.node, offer.suite, offer.number, offer.public_key, repr(offer.until_unix_s))
         self._verify(offer.node, signed, offer.signature)
+        try:
+            _PUBLIC[offer.suite].from_public_bytes(offer.public_key)
+        except ValueError as error:
+            raise AuthenticationFailed(f"node {offer.node}: offers what is no ML-KEM key") from error
         known = self._offers.get(offer.node)
         if known is None or known.until_unix_s <= offer.until_unix_s:
             self._offers[offer.node] = offer
