@@ -79,6 +79,8 @@ def test_answers_that_were_not_seen_to_leave_are_in_doubt(tmp_path: Path) -> Non
     again.close()
     assert [used.is_answered for used in opened(tmp_path / "c", after=5)[1]] == [True] * 6
     assert [used.unit for used in opened(tmp_path / "c", after=6)[1]] == [0, 1, 2, 3, 4], "no client asks for it again"
+    journal = ConsumeJournal(tmp_path / "c")
+    assert [used.unit for used in journal.replay(1, after=6, since_unix_ms=1003)] == [3, 4]
 
 
 @settings(max_examples=60, deadline=None)

@@ -104,17 +104,18 @@ class ConsumeJournal:
 
     # ── opening ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def replay(self, first_file: int, after: int = 0) -> list[Used]:
+    def replay(self, first_file: int, after: int = 0, since_unix_ms: int = 0) -> list[Used]:
         """What is recorded from `first_file` on, in order; then the last file goes on, behind `after` at least.
 
-        Of records up to `after` only those are given whose client may ask for the same again.
+        Of records up to `after` only those are given that were made since a time under a request mark: their clients
+        may ask for the same again.
         """
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
             found = _Found()
             for number in [number for number in self.files() if number >= first_file]:
                 found.read(self._path(number), number)
-            used = found.in_order(self._directory, after)
+            used = found.in_order(self._directory, after, since_unix_ms)
             self.sequence = self.durable = self.answered = self._marked = max(found.last, after)
             self._go_on(found)
         except OSError as error:
@@ -331,14 +332,15 @@ class _Found:
         # A record that is not whole was torn when the power failed, or `in_order` finds that it was durable.
         self._note(records[records["crc"] == sums])
 
-    def in_order(self, place: Path, after: int = 0) -> list[Used]:
+    def in_order(self, place: Path, after: int = 0, since_unix_ms: int = 0) -> list[Used]:
         """The records; JournalDamagedError when one that was durable is not among them."""
         sequences, records = self._sorted()
         first = self._first or 0
         missing = self.durable - first - int(((sequences > first) & (sequences <= self.durable)).sum())
         if missing:
             raise JournalDamagedError(f"consume journal {place}: {missing} records that were durable do not read")
-        wanted = (records["kind"] != ANSWERED) & ((sequences > after) | (records["mark"] != np.void(NO_MARK)))
+        may_come_again = (records["mark"] != np.void(NO_MARK)) & (records["unix_ms"] >= since_unix_ms)
+        wanted = (records["kind"] != ANSWERED) & ((sequences > after) | may_come_again)
         names = ("sequence", "kind", "pool", "segment", "unit", "key_octets", "keys", "unix_ms", "mark")
         columns = [records[name][wanted].tolist() for name in names]
         answered = (records["sequence"][wanted] <= self._answered).tolist()

@@ -89,7 +89,8 @@ class Pools:
         for row in self._journal.read(records.living):
             self._revive(row)
         try:
-            for used in self._consume.replay(first, after):
+            since_s = max(0.0, self._clock.unix_s() - self._retry_window_s)
+            for used in self._consume.replay(first, after, int(1000 * since_s)):
                 self._apply(used, first, is_new=used.sequence > after)
         except JournalDamagedError:
             # Nobody knows what was given out: then nothing of what is left may be.
