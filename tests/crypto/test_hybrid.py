@@ -26,7 +26,7 @@ def ends(signers: dict[str, MLDSA65PrivateKey], suite: str = "ml-kem-768") -> di
     made = {node: HybridEnd(node, key, known, suite) for node, key in signers.items()}
     for end in made.values():
         for other in made.values():
-            end.learn(other.offer(NOW_S))
+            end.learn(other.offer(NOW_S), NOW_S)
     return made
 
 
@@ -73,13 +73,13 @@ def test_an_offer_that_was_changed_in_any_part_is_refused(signers, field):
     changed = {"node": "c", "suite": "ml-kem-1024", "until_unix_s": offer.until_unix_s + 1}
     value = changed.get(field) or flipped(getattr(offer, field))
     with pytest.raises(AuthenticationFailed):
-        made["a"].learn(encode(msgspec.structs.replace(offer, **{field: value})))
+        made["a"].learn(encode(msgspec.structs.replace(offer, **{field: value})), NOW_S)
 
 
 @pytest.mark.parametrize("public_key", [b"", bytes(1183), b"\xff" * 1184])
 def test_a_signed_offer_of_no_key_is_refused_and_the_good_one_stays(signers, public_key):
     made = ends(signers)
-    number, until = b"n" * 16, NOW_S + 1e6
+    number, until = b"n" * 16, NOW_S + 6000
     signed = hybrid._signed(hybrid._OFFER, "b", "ml-kem-768", number, public_key, repr(until))
     offer = Offer(
         node="b",
@@ -90,7 +90,7 @@ def test_a_signed_offer_of_no_key_is_refused_and_the_good_one_stays(signers, pub
         signature=signers["b"].sign(signed),
     )
     with pytest.raises(AuthenticationFailed, match="no ML-KEM key"):
-        made["a"].learn(encode(offer))
+        made["a"].learn(encode(offer), NOW_S)
     assert made["b"].unwrap("a", wrapped(made), CONTEXT) == Secret(SEED)
 
 
@@ -108,6 +108,23 @@ def test_keys_are_replaced_and_old_ones_open_for_one_period_more(signers):
         made["b"].unwrap("a", sent, CONTEXT)
 
 
+def test_clocks_that_were_ahead_for_a_while_leave_no_key_behind(signers):
+    ahead_s = NOW_S + 1e7
+    known = {node: key.public_key() for node, key in signers.items()}
+    a, b = HybridEnd("a", signers["a"], known), HybridEnd("b", signers["b"], known)
+    early = b.offer(ahead_s)
+    with pytest.raises(AuthenticationFailed, match="see the clocks"):
+        a.learn(early, NOW_S)
+    # Both were ahead, both were set right.
+    a.learn(early, ahead_s)
+    offer = b.offer(NOW_S)
+    assert offer != early
+    a.learn(offer, NOW_S)
+    sent = a.wrap("b", Secret(SEED), CONTEXT, NOW_S)
+    assert sent.number == decode(offer, Offer).number
+    assert b.unwrap("a", sent, CONTEXT) == Secret(SEED)
+
+
 def test_masks_differ_by_seed_and_context_and_undo_themselves(signers):
     octets = Secret(bytes(range(200)))
     masks = {
@@ -123,4 +140,4 @@ def test_octets_of_anyone_are_an_offer_or_an_error_of_ours(signers):
     made = ends(signers)
     for octets in (b"", b"\xc1", b"\x80", made["b"].offer(NOW_S)[:-1]):
         with pytest.raises(QtrunkError):
-            made["a"].learn(octets)
+            made["a"].learn(octets, NOW_S)

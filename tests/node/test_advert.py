@@ -1,5 +1,6 @@
 """Adverts: news travels, old and own tales do not, silence makes them stale."""
 
+import msgspec
 import pytest
 
 from qtrunk.base.errors import WireError
@@ -37,6 +38,21 @@ def test_a_node_that_falls_silent_is_unknown_and_rules_nothing_out():
     assert other.unusable_links(0.0) == {LINK}
     assert other.level(A, LINK, STALE_S + 1) is None
     assert other.unusable_links(STALE_S + 1) == frozenset()
+
+
+def test_a_node_whose_clock_was_ahead_is_heard_again_once_its_old_word_is_stale():
+    one, other = Adverts(A), Adverts(B)
+    other.receive(one.note_own([level(1)], 1_000_000, 0.0), 0.0)
+    assert not other.receive(one.note_own([level(2)], 5, 1.0), 1.0)
+    assert other.receive(one.note_own([level(3)], 6, STALE_S + 1), STALE_S + 1)
+    assert other.level(A, LINK, STALE_S + 1).octets == 3
+
+
+@pytest.mark.parametrize("wrong", [{"octets": -1}, {"fill_bps": -1.0}, {"fill_bps": float("nan")}, {"fill_bps": 1e300}])
+def test_impossible_levels_are_refused(wrong):
+    octets = Adverts(A).note_own([msgspec.structs.replace(level(), **wrong)], 1, 0.0)
+    with pytest.raises(WireError):
+        Adverts(B).receive(octets, 0.0)
 
 
 def test_garbage_and_floods_are_refused():

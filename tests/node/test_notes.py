@@ -142,3 +142,14 @@ def test_without_a_way_the_sender_is_told_and_a_service_only_loses_its_note(worl
     with pytest.raises(RouteUnavailable):
         notes.tell(C, "test", b"hello")
     notes.service("test").tell(C, b"hello")
+
+
+def test_clocks_that_were_ahead_for_a_while_and_were_set_right_silence_nobody(world):
+    right_s = world.clock.now_s
+    world.clock.now_s = right_s + 1e7
+    world.notes["a"].tell(C, "test", b"while all were ahead")
+    world.settle()
+    world.clock.now_s = right_s
+    world.notes["a"].tell(C, "test", b"after")
+    world.settle()
+    assert [octets for *_, octets in world.heard] == [b"while all were ahead", b"after"]

@@ -37,7 +37,7 @@ def make_hybrid(network, *, nodes="abcde"):
         machine.hybrid = ends[machine_node]
         machine._is_hybrid = lambda _sae: True
         for other in nodes:
-            ends[machine_node].learn(ends[other].offer(network.clock.unix_s()))
+            ends[machine_node].learn(ends[other].offer(network.clock.unix_s()), network.clock.unix_s())
     return ends
 
 
@@ -177,7 +177,7 @@ def test_a_node_that_started_anew_refuses_a_seed_under_its_old_key(row):
     ends = make_hybrid(row)
     ends["e"]._own.clear()
     assert isinstance(fill(row), Failed)
-    ends["a"].learn(ends["e"].offer(row.clock.unix_s()))
+    ends["a"].learn(ends["e"].offer(row.clock.unix_s()), row.clock.unix_s())
     assert isinstance(fill(row), Supplied)
     keys_agree(row)
 

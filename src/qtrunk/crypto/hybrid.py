@@ -44,6 +44,9 @@ from qtrunk.crypto.its import one_time_pad, secret_sum
 
 SEED_OCTETS = 32
 KEY_PERIOD_S = 3600.0
+LIFE_MAX_S = 1.5 * KEY_PERIOD_S
+CLOCKS_APART_S = 600.0
+"""By so much the clocks of two nodes may differ."""
 SUITES = ("ml-kem-768", "ml-kem-1024")
 _PRIVATE: Mapping[str, type[MLKEM768PrivateKey] | type[MLKEM1024PrivateKey]] = {
     "ml-kem-768": MLKEM768PrivateKey,
@@ -110,10 +113,12 @@ class HybridEnd:
 
     def offer(self, now_unix_s: float) -> bytes:
         """The own encapsulation key for others to use, a fresh one where the last is near its end."""
-        # An old key is kept for one period more, for seeds that are on their way under it.
-        self._own = [own for own in self._own if own.until_unix_s + KEY_PERIOD_S > now_unix_s]
+        # An old key is kept for one period more, for seeds that are on their way under it. One that was made while the
+        # clock was ahead would never be replaced.
+        latest_s = now_unix_s + LIFE_MAX_S + CLOCKS_APART_S
+        self._own = [own for own in self._own if now_unix_s - KEY_PERIOD_S < own.until_unix_s <= latest_s]
         if not self._own or self._own[-1].until_unix_s - KEY_PERIOD_S / 2 < now_unix_s:
-            until = now_unix_s + 1.5 * KEY_PERIOD_S
+            until = now_unix_s + LIFE_MAX_S
             self._own.append(_OwnKey(randomness.octets(16), _PRIVATE[self._suite].generate(), until))
         own = self._own[-1]
         if own.number in self._offered:
@@ -131,7 +136,7 @@ class HybridEnd:
         self._offered = {own.number: encode(offer)}
         return self._offered[own.number]
 
-    def learn(self, octets: bytes) -> str:
+    def learn(self, octets: bytes, now_unix_s: float) -> str:
         """Take another node's offer; the node. AuthenticationFailed where it did not sign it."""
         offer = decode(octets, Offer)
         if offer.suite not in SUITES:
@@ -142,8 +147,11 @@ class HybridEnd:
             _PUBLIC[offer.suite].from_public_bytes(offer.public_key)
         except ValueError as error:
             raise AuthenticationFailed(f"node {offer.node}: offers what is no ML-KEM key") from error
+        latest_s = now_unix_s + LIFE_MAX_S + CLOCKS_APART_S
+        if offer.until_unix_s > latest_s:
+            raise AuthenticationFailed(f"node {offer.node}: offers a key for longer than a key lives; see the clocks")
         known = self._offers.get(offer.node)
-        if known is None or known.until_unix_s <= offer.until_unix_s:
+        if known is None or not offer.until_unix_s < known.until_unix_s <= latest_s:
             self._offers[offer.node] = offer
         return offer.node
 

@@ -7,6 +7,7 @@ never a key: each hop checks its own pool before it gives anything.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 
@@ -24,8 +25,8 @@ class LinkLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One direction of one link: what the advertising node may spend towards its neighbour."""
 
     link: str
-    octets: int
-    fill_bps: float
+    octets: Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
+    fill_bps: Annotated[float, msgspec.Meta(ge=0, le=1e15)]
     is_usable: bool
 
 
@@ -62,6 +63,9 @@ class Adverts:
         if len(advert.links) > LINKS_MAX:
             raise WireError(f"advert of {advert.node[:63]!r} lists {len(advert.links)} links")
         known = self._heard.get(advert.node)
+        if known is not None and now_s - known.at_s > STALE_S:
+            # Sequences come from clocks: one that went ahead and was set right must not silence its node.
+            known = None
         if advert.node == self.own or (known is not None and known.advert.sequence >= advert.sequence):
             return False
         self._heard[advert.node] = _Heard(advert, now_s)

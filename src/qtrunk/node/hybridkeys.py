@@ -72,7 +72,7 @@ class HybridKeys:
         self._tell(node, _OFFER, self._end.offer(self._clock.unix_s()))
 
     def _learn(self, octets: bytes) -> None:
-        node = self._end.learn(octets)
+        node = self._end.learn(octets, self._clock.unix_s())
         log.info("hybrid keys: have the ML-KEM key of node %s", node)
 
     def _tell(self, node: NodeId, service: str, octets: bytes) -> None:

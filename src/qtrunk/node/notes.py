@@ -73,7 +73,10 @@ class Notes:
     def tell(self, node: NodeId, service: str, octets: bytes) -> None:
         """Send a note; it may be lost. RouteUnavailable when there is no way at all."""
         route = list(self._route(node))
-        self._number = max(self._number + 1, int(self._clock.unix_s() * 1000))
+        now_ms = int(self._clock.unix_s() * 1000)
+        # Unless the clock had gone so far ahead that nobody took these numbers.
+        is_timely = self._number - now_ms <= AGE_MAX_S * 1000
+        self._number = max(self._number + 1, now_ms) if is_timely else now_ms
         signature = self._hybrid.sign(self._node, node, service, str(self._number), octets)
         note = Note(
             sender=self._node,
@@ -100,8 +103,12 @@ class Notes:
             *(note.sender, note.signature, note.sender, note.to, note.service, str(note.number), note.octets)
         )
         key = (note.sender, note.service)
-        age_s = self._clock.unix_s() - note.number / 1000
-        if note.number <= self._last.get(key, 0) or abs(age_s) > AGE_MAX_S:
+        now_s = self._clock.unix_s()
+        last = self._last.get(key, 0)
+        if last / 1000 - now_s > AGE_MAX_S:
+            # Taken while both clocks were ahead; none of those is timely any more.
+            last = 0
+        if note.number <= last or abs(now_s - note.number / 1000) > AGE_MAX_S:
             raise AuthenticationFailed(f"note of {note.sender} about {note.service}: old, seen before or misdated")
         receive = self._services.get(note.service)
         if receive is None:
