@@ -1,6 +1,7 @@
 """Between the key interface and the supply: requests are admitted, timed and counted for their tenant."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
@@ -12,8 +13,10 @@ from qtrunk.base.secret import Secret
 from qtrunk.cli import show
 from qtrunk.cli.tenants import tenant_table, tenants_of
 from qtrunk.config import network
+from qtrunk.kms import admission
 from qtrunk.kms.admission import LimitForbids, LimitReached
 from qtrunk.kms.totals import TotalsFile
+from qtrunk.node import tenants
 from qtrunk.node.supply import _LOCAL
 from qtrunk.node.tenants import TenantSupply
 
@@ -120,6 +123,25 @@ def test_a_limit_refuses_before_any_key_is_made(world):
         ask(supply, 10)
     assert store.bits == 2560
     assert shown(supply)["quality_of_service"]["refusals"] == {"burst_bits": 1, "burst_bps": 1}
+
+
+def test_names_of_foreign_saes_that_nobody_counts_are_not_kept_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(tenants, "KEPT_SAES_MAX", 20)
+    monkeypatch.setattr(admission, "KEPT_SAES_MAX", 20)
+    clock = Clock()
+    store = Store(clock)
+    stock = Stock(quality=QUALITY, level_bits=1e9, target_bits=0.0, fill_bps=0.0)
+    supply = TenantSupply(store, TOPOLOGY, TotalsFile(tmp_path / "totals.db"), clock, lambda *_pair: stock)
+    for number in range(100):
+        store.error = RouteUnavailable("no answer") if number % 2 else None
+        with contextlib.suppress(RouteUnavailable):
+            ask(supply, initiator=GUEST, target=SaeId(f"{number}@abroad"))
+    (account,) = supply._admission._accounts.values()
+    kept = [len(supply._demand), len(supply._admission._by_sae), len(account.approved)]
+    assert max(kept) <= 20
+    assert len(shown(supply, "default")["pools"]) <= 20
+    assert shown(supply, "default")["quality_of_service"]["answers"] == 50
+    supply.close()
 
 
 def test_what_the_supply_could_not_do_costs_nothing_and_tells_against_the_network(world):

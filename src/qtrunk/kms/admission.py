@@ -29,6 +29,8 @@ LEASE_SHARE = 1e-3
 """Of the smaller quota: what is counted ahead."""
 GUARANTEED_BITS_LEAST = 8192
 """The bucket of a small guarantee holds one key of the largest size."""
+KEPT_SAES_MAX = 4096
+"""SAEs that something is kept of, by name: those of foreign networks have any names."""
 RETRY_UNKNOWN_S = 60
 """When to come again where nothing says when there will be more."""
 
@@ -115,6 +117,8 @@ class Admission:
             if account.approved.get(target) is not stock.quality:
                 _check_quality(tenant, target, stock.quality)
                 _check_quality(self.tenant(target), target, stock.quality)
+                if len(account.approved) >= KEPT_SAES_MAX:
+                    account.approved.clear()
                 account.approved[target] = stock.quality
         now_s = self._clock.monotonic_s()
         self._fill(account, now_s)
@@ -133,7 +137,7 @@ class Admission:
 
     def give_back(self, initiator: SaeId, target_count: int, bits: int, *, is_guaranteed: bool) -> None:
         """Undo an admission whose keys could not be supplied: nobody has them, so nobody pays."""
-        account = self._by_sae[initiator]
+        account = self._by_sae.get(initiator) or self._account(initiator)
         tenant = account.tenant
         charge = bits * target_count
         if is_guaranteed:
@@ -175,6 +179,8 @@ class Admission:
         account = self._accounts.get(tenant.id)
         if account is None:
             account = self._accounts[tenant.id] = _Account(tenant, self._clock.monotonic_s())
+        if len(self._by_sae) >= KEPT_SAES_MAX:
+            self._by_sae.clear()
         self._by_sae[sae] = account
         return account
 

@@ -11,7 +11,7 @@ from math import isfinite
 from qtrunk.base.errors import QtrunkError, RouteUnavailable
 from qtrunk.base.ids import KeyId, SaeId
 from qtrunk.base.ports import Clock, KeySupply, Stock, SuppliedKey, SupplyStatus
-from qtrunk.kms.admission import Admission
+from qtrunk.kms.admission import KEPT_SAES_MAX, Admission
 from qtrunk.kms.quality_of_service import Figures, reason_of
 from qtrunk.kms.sharing import Meter, time_to_empty_s, time_to_full_s
 from qtrunk.kms.totals import TotalsFile
@@ -145,5 +145,8 @@ class TenantSupply:
 
     def _demand_of(self, initiator: SaeId, target: SaeId, now_s: float) -> Meter:
         if (initiator, target) not in self._demand:
+            if len(self._demand) >= KEPT_SAES_MAX:
+                # The pair that was met first; of what it asks for again, the count begins anew.
+                del self._demand[next(iter(self._demand))]
             self._demand[initiator, target] = Meter(now_s)
         return self._demand[initiator, target]
