@@ -86,11 +86,13 @@ class Distillation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VendorEnd:
-    """How one end of a link reaches the key manager (KME) of a vendor's QKD system, ETSI GS QKD 014."""
+    """How one end of a link reaches the key manager (KME) of a vendor's QKD system, ETSI GS QKD 014 or 004."""
 
     kme_url: str
     sae: SaeId
     """Who this end is at that KME. The other end's is its peer there."""
+    uri: str = ""
+    """GS QKD 004: the URI by which both KMEs know this end; empty: `qkd://` and the SAE ID."""
     certificate: str = ""
     """PEM files of that SAE, and of the CA of the KME's certificate; empty where the node's configuration says."""
     private_key: str = ""
@@ -105,6 +107,8 @@ class VendorSource:
     """Vendor, model, what is claimed and by which certificate: the operator's text, part of every receipt."""
     alice: VendorEnd
     bob: VendorEnd
+    interface: str = "etsi014"
+    """How the two KMEs give keys: `etsi014`, by key ID, or `etsi004`, by key stream and index."""
     keys: int = 128
     """Vendor's keys in one block of link key."""
     key_bits: int = 256

@@ -1,30 +1,23 @@
 """ETSI GS QKD 004 on TCP: layouts octet by octet, octets of anyone, who may open what, streams over real sockets."""
 
-import asyncio
 import json
 import struct
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import uvloop
-from api_kit import FakeSupply, Pki, tls_socket
+from api_kit import Pki, tls_socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runners004 import Runners
 
 from qtrunk.api import frames004 as frames
 from qtrunk.api.client004 import Client004
-from qtrunk.api.etsi004 import Etsi004Server, Limits
-from qtrunk.api.tls import server_context
+from qtrunk.api.etsi004 import Limits
 from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, RequestRefused, WireError
-from qtrunk.base.ids import NodeId
 from qtrunk.base.secret import Secret
 from qtrunk.kms.streamnotes import Qos, Status
-from qtrunk.node.streams import StreamRunner
-from qtrunk.node.world import SystemClock, SystemRandom
 
-NODES = {"alice": "a", "carol": "a", "bob": "b", "dave": "b"}
 KSID = bytes(range(16))
 QOS = Qos(
     key_chunk_size=32,
@@ -37,83 +30,6 @@ QOS = Qos(
     metadata_mimetype="application/json",
 )
 ALICE, BOB = "qkd://alice", "urn:example:sae:bob"
-
-
-class Runners:
-    """Two key managers on a loop of their own thread, their notes carried from hand to hand."""
-
-    def __init__(self, kme, limits: Limits | None = None) -> None:
-        self.supply = FakeSupply(per_request=128)
-        self.loop = uvloop.new_event_loop()
-        self.problems: list[dict] = []
-        self.put_out: set[str] = set()
-        self.loop.set_exception_handler(lambda _loop, context: self.problems.append(context))
-        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
-        self.thread.start()
-        self.runners: dict[str, StreamRunner] = {}
-        self.ports: dict[str, int] = {}
-        self.servers: list[Etsi004Server] = []
-        self.run(self._start(kme, limits))
-
-    async def _start(self, kme, limits) -> None:
-        self.tasks = []
-        for node in "ab":
-            runner = StreamRunner(
-                NodeId(node),
-                lambda sae: NodeId(NODES[sae]) if sae in NODES else None,
-                self.supply,
-                lambda _key: 1,
-                SystemRandom(),
-                SystemClock(),
-                self.notes_of(node),
-            )
-            self.runners[node] = runner
-            self.tasks.append(asyncio.create_task(runner.keep_ticking()))
-            server = Etsi004Server(
-                runner,
-                lambda identity, node=node: next(
-                    (name for name in identity.candidates if NODES.get(name) == node and name not in self.put_out),
-                    None,
-                ),
-                server_context(kme.certificate, kme.private_key, kme.ca_certificate),
-                limits,
-            )
-            self.ports[node] = await server.start("127.0.0.1", 0)
-            self.servers.append(server)
-
-    def notes_of(self, origin: str):
-        kmes = self
-
-        class Notes:
-            def tell(self, node, octets):
-                kmes.loop.call_soon(kmes.runners[node].receive, NodeId(origin), octets)
-
-        return Notes()
-
-    def run(self, work):
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(10)
-
-    async def _stop(self) -> None:
-        for server in self.servers:
-            await server.stop()
-        for runner in self.runners.values():
-            await runner.stop()
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_nothing) -> None:
-        self.run(self._stop())
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(10)
-        self.loop.close()
-        assert not self.problems
-
-    def client(self, sae: str, credentials) -> Client004:
-        return Client004(host="localhost", port=self.ports[NODES[sae]], timeout_s=8, **credentials.arguments())
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from qtrunk.kms.vendorend import (
     Disconnect,
     Fetch,
     Hold,
+    Join,
     Release,
     ToPeer,
 )
@@ -40,6 +41,7 @@ from qtrunk.kms.vendorwords import (
     Resolution,
     Resolve,
     Resume,
+    Stream,
     Tagged,
     Wait,
 )
@@ -105,7 +107,7 @@ class Kmes:
 
 
 def told(octets: bytes) -> object:
-    message = decode(octets, Tagged | Resume | Abort | Wait)
+    message = decode(octets, Tagged | Resume | Abort | Wait | Stream)
     if not isinstance(message, Tagged):
         return message
     return decode(message.body, Offer | Accept | Confirm | Released | Resolve | Resolution)
@@ -125,6 +127,7 @@ class World:
         self.said: list[tuple[str, object]] = []
         self.gone: list[tuple[str, Destroy]] = []
         self.why: list[str] = []
+        self.joined: list[bytes] = []
         self.is_up = False
         self.epsilon_max = 1.0
         for node in "ab":
@@ -173,6 +176,8 @@ class World:
                     self.do(node, end.failed(1.0, is_down=self.kmes.bob_fails))
                 case Collect():
                     self.do(node, end.answered(self.kmes.collect(effect.key_ids)))
+                case Join():
+                    self.joined.append(effect.ksid)
                 case Hold():
                     store.hold(effect.key)
                 case Release():
@@ -691,3 +696,55 @@ def test_keys_outlive_a_block_that_could_not_be_authenticated(world):
     world.tick(REFUSED_PAUSE_S + 1)
     world.deliver()
     assert world.kmes.fetched == KEYS
+
+
+# ── key streams (GS QKD 004) ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_bob_is_told_of_the_key_stream_at_once_and_at_each_connect(world):
+    for node in "ab":
+        world.link[node] = link_of(replace(SOURCE, interface="etsi004"))
+        world.restart(node)
+    world.do("a", world.ends["a"].announce(bytes(16)))
+    assert world.joined == [], "nobody is connected"
+    world.connect()
+    world.deliver()
+    world.do("a", world.ends["a"].announce(bytes(range(16))))
+    world.deliver()
+    world.cut()
+    world.connect()
+    world.deliver()
+    assert world.joined == [bytes(16), bytes(range(16)), bytes(range(16))]
+    assert not world.why
+
+
+def test_keys_of_a_stream_that_was_left_are_not_offered(world):
+    world.link["a"] = link_of(replace(SOURCE, interface="etsi004"))
+    world.restart("a")
+    alice = world.ends["a"]
+    old = world.kmes.fetch(KEYS - 1)
+    alice.answered(old)
+    alice.announce(bytes(16))
+    world.connect()
+    world.deliver()
+    offered = {key_id for _, message in world.said if isinstance(message, Offer) for key_id in message.key_ids}
+    assert offered
+    assert offered.isdisjoint(key.key_id for key in old)
+
+
+@pytest.mark.parametrize("node", "ab")
+def test_a_key_stream_that_nobody_asked_for_cuts_the_connection(world, node):
+    world.connect()
+    effects = world.ends[node].receive(encode(Stream(ksid=bytes(16))))
+    assert [type(effect) for effect in effects] == [Disconnect]
+
+
+def test_a_key_that_comes_twice_under_two_ids_is_noticed_blocks_later(world):
+    world.connect()
+    world.deliver()
+    (first,) = world.kmes.fetch(1)
+    again = SuppliedKey(key_id=fresh_id(), material=Secret(first.material.reveal()))
+    world.ends["a"].answered([first])
+    world.ends["a"].announce(bytes(16))  # drops what was in store
+    with pytest.raises(WireError, match="twice"):
+        world.ends["a"].answered([again])

@@ -1,12 +1,15 @@
 """A link whose keys come from a vendor's QKD system: the two ends agree on blocks of the vendor's keys. No I/O.
 
-Each end has a key manager (KME) of the vendor beside it that speaks ETSI GS QKD 014 V1.1.1: Alice's end gets keys by
-`enc_keys`, Bob's the same ones by `dec_keys` with their key IDs. What the keys are worth is the vendor's word; that
-both ends hold the same ones, and know of each other that they do, is proven here:
+Each end has a key manager (KME) of the vendor beside it. By ETSI GS QKD 014 V1.1.1 Alice's end gets keys by `enc_keys`,
+Bob's the same ones by `dec_keys` with their key IDs. By GS QKD 004 V2.1.1 each end opens its end of one key stream and
+takes chunks by index; stream and index make a key ID (node.vendorstream), so that nothing else differs here. What the
+keys are worth is the vendor's word; that both ends hold the same ones, and know of each other that they do, is proven
+here:
 
     connect   Bob -> Alice  Resume      the last block number he knows
               Alice -> Bob  Resolve     blocks she holds without knowing if he does; tagged if there are any
               Bob -> Alice  Resolution  what he released and destroyed of them; tagged
+    004 only  Alice -> Bob  Stream      the key stream that he shall join; at each connect and when it is another one
     block k   Alice         fetches keys from her KME until there are enough
               Alice -> Bob  Offer       key IDs, a hash of the keys, which authentication key; tagged
               Bob           fetches the keys from his KME and compares their hash with hers
@@ -26,6 +29,7 @@ A block costs its keys and one portion of authentication key whatever becomes of
 (`auth_octets`) where it succeeds. Thrift (crypto.thrift) makes Alice wait where portions are spent in vain.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -41,7 +45,6 @@ from qtrunk.base.ids import KeyId, parse_key_id
 from qtrunk.base.ports import Clock, Random, SuppliedKey
 from qtrunk.base.secret import Secret
 from qtrunk.base.wire import decode, encode
-from qtrunk.crypto import universal
 from qtrunk.kms.spending import AuthPool, Spending
 from qtrunk.kms.vendorend import (
     AUTH_STEP,
@@ -50,16 +53,19 @@ from qtrunk.kms.vendorend import (
     BLOCKS_AHEAD_MAX,
     CHANNEL,
     COLLECT_TIMEOUT_S,
-    KNOWN_IDS_MAX,
+    FINGERPRINT_OCTETS,
+    KNOWN_KEYS_MAX,
     MISMATCH,
     REFUSED_PAUSE_S,
     SETTLE_EPSILON,
     SETTLE_TRIES,
+    VENDOR,
     Collect,
     Destroy,
     Disconnect,
     Fetch,
     Hold,
+    Join,
     OpenBlock,
     Release,
     ToPeer,
@@ -76,6 +82,7 @@ from qtrunk.kms.vendorwords import (
     Resolution,
     Resolve,
     Resume,
+    Stream,
     Tagged,
     Tags,
     Wait,
@@ -91,7 +98,11 @@ class VendorAlice(VendorLinkEnd):
         super().__init__(link=link, store=store, auth=auth, random=random, clock=clock)
         self._stock: dict[KeyId, Secret] = {}
         """The vendor's keys for the next block, in order."""
-        self._known: dict[KeyId, None] = {}
+        self._known: dict[KeyId | bytes, None] = {}
+        """IDs and fingerprints of the latest keys."""
+        self._fingerprint_key = random.octets(32)
+        self._stream = b""
+        """The key stream that Bob shall join; empty where there are none."""
         self._is_fetching = False
         self._is_paused = False
         self._is_settled = False
@@ -132,16 +143,28 @@ class VendorAlice(VendorLinkEnd):
     def answered(self, keys: Sequence[SuppliedKey]) -> list[VendorEffect]:
         """Keys that the KME gave for Fetch; WireError where it cannot have meant them, and none of them is kept."""
         self._is_fetching = False
-        fresh = [key for key in keys if key.key_id not in self._known]
-        for key in fresh:
-            self._known[key.key_id] = None
-        while len(self._known) > KNOWN_IDS_MAX:
+        names = [name for key in keys for name in (key.key_id, self._fingerprint(key.material))]
+        is_fresh = len(set(names)) == len(names) and not any(name in self._known for name in names)
+        self._known |= dict.fromkeys(names)
+        while len(self._known) > 2 * KNOWN_KEYS_MAX:
             del self._known[next(iter(self._known))]
-        if len(fresh) != len(keys) or any(8 * len(key.material) != self._source.key_bits for key in keys):
-            raise WireError("the KME gave keys again that it had given before, or of another length than asked for")
+        if any(8 * len(key.material) != self._source.key_bits for key in keys):
+            raise WireError("the KME gave keys of another length than asked for")
+        if not is_fresh:
+            # Whatever else it gave is as doubtful: a generator that stands still, or a store that is read twice.
+            self._stock.clear()
+            raise WireError("the KME gave a key or a key ID twice")
         self._stock |= {key.key_id: key.material for key in keys}
-        self._check_different()
         return self._next()
+
+    def announce(self, ksid: bytes) -> list[VendorEffect]:
+        """The own KME has opened this key stream: Bob shall join it. What is left of another one is of no use."""
+        self._stream = ksid
+        self._stock.clear()
+        return self._announced() if self._connected else []
+
+    def _announced(self) -> list[VendorEffect]:
+        return [ToPeer(encode(Stream(ksid=self._stream)))] if self._stream else []
 
     def failed(self, pause_s: float, *, is_down: bool) -> list[VendorEffect]:
         """The KME gave none; ask again after a pause."""
@@ -149,14 +172,10 @@ class VendorAlice(VendorLinkEnd):
         self._not_before_s = self._clock.monotonic_s() + pause_s
         return []
 
-    def _check_different(self) -> None:
-        """WireError, and nothing is kept, where two keys are the same: a generator that stands still."""
-        # By a hash under a fresh key, so that no copy of a key is made to compare.
-        hash_key = self._random.octets(universal.HASH_OCTETS)
-        hashes = {universal.hash_parts(hash_key, [material.reveal()]) for material in self._stock.values()}
-        if len(hashes) != len(self._stock):
-            self._stock.clear()
-            raise WireError("the KME gave the same key under two key IDs")
+    def _fingerprint(self, material: Secret) -> bytes:
+        """To compare keys without keeping them: a keyed one-way hash that stays in this process."""
+        digest = hashlib.blake2b(material.reveal(), key=self._fingerprint_key, digest_size=FINGERPRINT_OCTETS)
+        return digest.digest()
 
     def _next(self) -> list[VendorEffect]:
         now_s = self._clock.monotonic_s()
@@ -198,17 +217,19 @@ class VendorAlice(VendorLinkEnd):
         self._open = OpenBlock(block, tags, offer.auth_octets, [], deadline_s, material)
         return [self._say("offer", offer)]
 
-    def _received(self, message: Tagged | Resume | Wait) -> list[VendorEffect]:
+    def _received(self, message: Tagged | Resume | Wait | Stream) -> list[VendorEffect]:
         if isinstance(message, Resume):
             most = self._store.last_block(self._link.id) + BLOCKS_AHEAD_MAX
             if self._is_settled or message.last_block > most:
                 raise WireError("Resume twice on one connection, or with a block number that cannot be")
             self._peer_last = message.last_block
-            return self._resolve()
+            return [*self._announced(), *self._resolve()]
         if isinstance(message, Wait):
             if self._open is not None and self._open.block == message.block and not self._open.is_held:
                 self._open.deadline_s = self._clock.monotonic_s() + BLOCK_TIMEOUT_S
             return []
+        if isinstance(message, Stream):
+            raise WireError("Alice's end opens the key stream, not Bob's")
         body: Accept | Released | Resolution = decode(message.body, Accept | Released | Resolution)
         if isinstance(body, Resolution):
             return self._conclude(body, message)
@@ -303,7 +324,7 @@ class VendorBob(VendorLinkEnd):
         gathering = self._gathering()
         if gathering is not None and now_s > gathering.until_s:
             missing = len(gathering.key_ids) - len(gathering.found)
-            return self._give_up("vendor-kme", f"the KME of Bob's end did not give {missing} of the keys in time")
+            return self._give_up(VENDOR, f"the KME of Bob's end did not give {missing} of the keys in time")
         return self._collect()
 
     def answered(self, keys: Sequence[SuppliedKey]) -> list[VendorEffect]:
@@ -314,7 +335,7 @@ class VendorBob(VendorLinkEnd):
             return self._collect()
         for key in keys:
             if key.key_id not in gathering.key_ids or 8 * len(key.material) != self._source.key_bits:
-                return self._give_up("vendor-kme", "the KME of Bob's end gave keys of another length or another ID")
+                return self._give_up(VENDOR, "the KME of Bob's end gave keys of another length or another ID")
             gathering.found[key.key_id] = key.material
         if len(gathering.found) < len(gathering.key_ids):
             return self._collect()
@@ -357,7 +378,9 @@ class VendorBob(VendorLinkEnd):
         open_.deadline_s = self._clock.monotonic_s() + BLOCK_TIMEOUT_S
         return [Hold(self._key(open_)), self._say("accept", Accept(block=open_.block))]
 
-    def _received(self, message: Tagged | Resume | Wait) -> list[VendorEffect]:
+    def _received(self, message: Tagged | Resume | Wait | Stream) -> list[VendorEffect]:
+        if isinstance(message, Stream) and self._source.interface == "etsi004":
+            return [Join(message.ksid)]
         if not isinstance(message, Tagged):
             raise WireError(f"Bob does not expect {type(message).__name__}")
         body: Offer | Confirm | Resolve = decode(message.body, Offer | Confirm | Resolve)

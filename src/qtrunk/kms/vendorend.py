@@ -15,6 +15,7 @@ from qtrunk.kms.vendorwords import (
     AUTH_OCTETS,
     Abort,
     Resume,
+    Stream,
     Tagged,
     Tags,
     Wait,
@@ -39,11 +40,13 @@ SETTLE_TRIES = 5
 """Resolve is said so often with the same key; then the peer must have forgotten it, and it takes a new one."""
 BLOCKS_AHEAD_MAX = 1 << 20
 """Bob knows only numbers that Alice used; if hers come from an older copy of her store, his may be so far ahead."""
-KNOWN_IDS_MAX = 1 << 16
-"""Key IDs that are remembered, to notice a KME that gives a key twice."""
-CHANNEL, MISMATCH = "channel", "key-mismatch"
-"""Causes of a block's end: a cut connection, which says nothing about its keys; the ends got different keys."""
-_CAUSES = frozenset({"authentication", "auth-key", "epsilon", "protocol", "vendor-kme", MISMATCH})
+KNOWN_KEYS_MAX = 1 << 16
+"""Keys that are remembered by ID and fingerprint, to notice a KME that gives one twice."""
+FINGERPRINT_OCTETS = 8
+CHANNEL, MISMATCH, VENDOR = "channel", "key-mismatch", "vendor-kme"
+"""Causes of a block's end: a cut connection, which says nothing about its keys; the ends got different keys; Bob's
+KME did not give what Alice's gave."""
+_CAUSES = frozenset({"authentication", "auth-key", "epsilon", "protocol", VENDOR, MISMATCH})
 """Those that a peer may name."""
 
 
@@ -66,6 +69,13 @@ class Collect:
     """Ask the own KME for the keys with these IDs, or the first of them; then `answered` or `failed`."""
 
     key_ids: tuple[KeyId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Open this end of the key stream that the peer has opened; there is no answer."""
+
+    ksid: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,7 @@ class Disconnect:
     why: str
 
 
-VendorEffect = ToPeer | Fetch | Collect | Hold | Release | Destroy | Disconnect
+VendorEffect = ToPeer | Fetch | Collect | Join | Hold | Release | Destroy | Disconnect
 
 
 @dataclass(slots=True)
@@ -223,7 +233,7 @@ class VendorLinkEnd(ABC):
     def receive(self, octets: bytes) -> list[VendorEffect]:
         """A frame of the peer."""
         try:
-            message: Tagged | Resume | Abort | Wait = decode(octets, Tagged | Resume | Abort | Wait)
+            message: Tagged | Resume | Abort | Wait | Stream = decode(octets, Tagged | Resume | Abort | Wait | Stream)
             return self._aborted(message) if isinstance(message, Abort) else self._received(message)
         except AuthenticationFailed as error:
             return self._give_up("authentication", str(error))
@@ -231,4 +241,4 @@ class VendorLinkEnd(ABC):
             return self._give_up("protocol", str(error))
 
     @abstractmethod
-    def _received(self, message: Tagged | Resume | Wait) -> list[VendorEffect]: ...
+    def _received(self, message: Tagged | Resume | Wait | Stream) -> list[VendorEffect]: ...

@@ -90,6 +90,15 @@ class Wait(Message, frozen=True, tag="wait"):
     block: _Number
 
 
+class Stream(Message, frozen=True, tag="stream"):
+    """Alice: the key stream (GS QKD 004) that she has opened and Bob shall join.
+
+    Not authenticated: the key IDs of an offer, which are, hold for one stream only, so that a false one costs a block.
+    """
+
+    ksid: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+
+
 class Tagged(Message, frozen=True, tag="tagged"):
     """A message as sent, and its tag."""
 

@@ -6,7 +6,8 @@ import msgspec
 
 from qtrunk.base.errors import ConfigError
 from qtrunk.base.ids import LinkId, NodeId
-from qtrunk.topology import Topology
+from qtrunk.stages import Role
+from qtrunk.topology import Link, Topology
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -24,6 +25,18 @@ class VendorCredentials(msgspec.Struct, frozen=True):
     ca_certificate: str
 
 
+def vendor_files(link: Link, role: Role, credentials: VendorCredentials | None) -> tuple[Path, Path, Path]:
+    """Certificate, key and CA of one end at its vendor's KME; ConfigError where neither place names them."""
+    assert link.vendor is not None
+    end = link.vendor.alice if role is Role.ALICE else link.vendor.bob
+    named = credentials or end
+    if not (named.certificate and named.private_key and named.ca_certificate):
+        where = f"in links.{link.id}.vendor.{role.value} or as vendor of the node's link"
+        what = f"certificate, private_key and ca_certificate of SAE {end.sae}"
+        raise ConfigError([f"link {link.id}: source = {link.vendor.interface} needs {what}, {where}"])
+    return Path(named.certificate), Path(named.private_key), Path(named.ca_certificate)
+
+
 class LinkConfig(msgspec.Struct, frozen=True):
     """One link as seen from this node."""
 
@@ -35,7 +48,7 @@ class LinkConfig(msgspec.Struct, frozen=True):
     preshared_file: str
     """The pre-shared secret of the first authentication; read once into the key store, then shredded."""
     vendor: VendorCredentials | None = None
-    """For a link with source = etsi014 whose topology names no files."""
+    """For a link with source = etsi014 or etsi004 whose topology names no files."""
     peer_verifying_key: str | None = None
     """The ML-DSA-65 public key of the peer's signatures (PEM), for links with bootstrap = ml-dsa."""
 

@@ -1,13 +1,14 @@
 """One end of a link whose keys come from a vendor's KME: wires kms.vendor to channel, KME, store and clock.
 
-The KME is asked in a thread of its own, one request at a time, by the client of ETSI GS QKD 014 (api.client): an answer
-may take as long as it likes. Whatever a KME does is an alarm of the link and a pause, never a stop:
+The KME is asked in a thread of its own, one request at a time, by the client of ETSI GS QKD 014 (api.client) or 004
+(node.vendorstream): an answer may take as long as it likes. Whatever a KME does is an alarm of the link and a pause,
+never a stop:
 
     VendorKmeUnreachable   no connection, or no answer in time
     VendorKmeRefused       its certificate or ours is not taken, files are missing, 400, 401, or another such status
     VendorKmeGarbage       an answer against the standard: too few keys, short ones, one ID or one key twice
-    VendorKeysMissing      it does not know the key IDs that the peer's KME gave out
-    VendorKeyShortage      it has no key (503), and no block came for a while
+    VendorKeysMissing      it does not know the key IDs (chunks) that the peer's KME gave out
+    VendorKeyShortage      it has no key (503; 004: status 2, 3, 6), and no block came for a while
     VendorKeyMismatch      the two KMEs gave different keys under one ID: their block is destroyed
 
 Alarms of the KME are cleared by its next good answer, VendorKeyMismatch by the next block that both ends hold.
@@ -20,12 +21,10 @@ import queue
 import ssl
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from qtrunk.api.client import Etsi014Client, NoAnswerError
 from qtrunk.base.errors import (
     AuthenticationFailed,
-    ConfigError,
     KeyExhausted,
     KeyNotFound,
     NotAuthorised,
@@ -40,20 +39,23 @@ from qtrunk.kms.vendor import VendorAlice, VendorBob
 from qtrunk.kms.vendorend import (
     CHANNEL,
     MISMATCH,
+    VENDOR,
     Collect,
     Destroy,
     Disconnect,
     Fetch,
     Hold,
+    Join,
     Release,
     ToPeer,
     VendorEffect,
 )
 from qtrunk.kms.vendorwords import AUTH_OCTETS
 from qtrunk.node.alarms import AlarmBoard
-from qtrunk.node.config import LinkConfig, VendorCredentials
+from qtrunk.node.config import LinkConfig, VendorCredentials, vendor_files
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
+from qtrunk.node.vendorstream import StreamKme
 from qtrunk.stages import Role
 from qtrunk.topology import Link
 
@@ -79,12 +81,7 @@ class VendorKme:
         ends = (link.vendor.alice, link.vendor.bob)
         self._end, other = ends if role is Role.ALICE else ends[::-1]
         self._peer: SaeId = other.sae
-        named = credentials or self._end
-        self._files = (Path(named.certificate), Path(named.private_key), Path(named.ca_certificate))
-        if not (named.certificate and named.private_key and named.ca_certificate):
-            where = f"in links.{link.id}.vendor.{role.value} or as vendor of the node's link"
-            what = f"certificate, private_key and ca_certificate of SAE {self._end.sae}"
-            raise ConfigError([f"link {link.id}: source = etsi014 needs {what}, {where}"])
+        self._files = vendor_files(link, role, credentials)
         self._client: Etsi014Client | None = None
         self._per_request = 1
 
@@ -149,7 +146,7 @@ class VendorRunner(LinkWorker[VendorEffect]):
         *,
         link: Link,
         machine: VendorAlice | VendorBob,
-        kme: VendorKme,
+        kme: VendorKme | StreamKme,
         pool: AuthPool,
         store: KeyStore,
         alarms: AlarmBoard,
@@ -171,7 +168,9 @@ class VendorRunner(LinkWorker[VendorEffect]):
         self._kme = kme
         self._poll_s = link.vendor.poll_s
         self._pool_octets_max = pool_octets_max
-        self._asked: queue.SimpleQueue[Fetch | Collect | None] = queue.SimpleQueue()
+        self._stream = b""
+        """The key stream that the peer was told of."""
+        self._asked: queue.SimpleQueue[Fetch | Collect | Join | None] = queue.SimpleQueue()
         self._kme_thread = threading.Thread(target=self._ask_kme, name=f"vendor-{link.id}", daemon=True)
         self._since_s = clock.monotonic_s()
         """When the last block was complete, or the first began."""
@@ -200,13 +199,23 @@ class VendorRunner(LinkWorker[VendorEffect]):
                 if effect is None:
                     return
                 self._ask(effect)
+                self._announce()
         except BaseException:
             # As in the worker: half a link end is worse than none.
             log.critical("link %s: the KME's thread failed; the node stops", self.link, exc_info=True)
             logging.shutdown()
             os._exit(70)
         finally:
+            if isinstance(self._kme, StreamKme):
+                self._kme.end()
             self._kme.close()
+
+    def _announce(self) -> None:
+        """Where a key stream was opened: the peer joins it."""
+        if isinstance(self._kme, StreamKme) and self._kme.stream and self._kme.stream != self._stream:
+            self._stream = ksid = self._kme.stream
+            assert isinstance(self._vendor, VendorAlice)
+            self._hand_over(lambda alice=self._vendor: alice.announce(ksid))  # type: ignore[misc]
 
     def _greet(self) -> None:
         """Nothing is asked for: see whether the KME is there all the same, so that a mistake shows before it costs."""
@@ -218,8 +227,12 @@ class VendorRunner(LinkWorker[VendorEffect]):
             self._note_failure(error)
         else:
             self._note_answer()
+        self._announce()
 
-    def _ask(self, effect: Fetch | Collect) -> None:
+    def _ask(self, effect: Fetch | Collect | Join) -> None:
+        if isinstance(effect, Join):
+            self._join(effect)
+            return
         try:
             keys = self._kme.ask(effect)
         except (QtrunkError, OSError) as error:
@@ -228,6 +241,16 @@ class VendorRunner(LinkWorker[VendorEffect]):
         else:
             self._note_answer()
             self._hand_over(lambda: self._answered(keys))
+
+    def _join(self, effect: Join) -> None:
+        """The peer's key stream; where that fails, later requests and greetings try again."""
+        assert isinstance(self._kme, StreamKme)
+        try:
+            self._kme.join(effect.ksid)
+        except (QtrunkError, OSError) as error:
+            self._note_failure(error)
+        else:
+            self._note_answer()
 
     def _hand_over(self, event: Callable[[], list[VendorEffect]]) -> None:
         if not self._stopping:
@@ -284,7 +307,7 @@ class VendorRunner(LinkWorker[VendorEffect]):
         match effect:
             case ToPeer():
                 self._to_peer(effect.octets)
-            case Fetch() | Collect():
+            case Fetch() | Collect() | Join():
                 self._asked.put(effect)
             case Hold():
                 self._store.hold(effect.key)
@@ -308,6 +331,8 @@ class VendorRunner(LinkWorker[VendorEffect]):
         self.statistics.note_destroyed(effect)
         text = f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}"
         log.warning("link %s: %s", self.link, text)
+        if effect.cause in (VENDOR, MISMATCH) and isinstance(self._kme, StreamKme):
+            self._kme.renew()
         if effect.cause == MISMATCH:
             self._alarms.raise_alarm(self.link, "VendorKeyMismatch", "critical", text)
         if effect.cause != CHANNEL:
@@ -324,13 +349,15 @@ def vendor_runner(
     random: Random,
     clock: Clock,
 ) -> VendorRunner:
-    """One end of a link with `source = etsi014`; ConfigError where files of its SAE are not named."""
+    """One end of a link with `source = etsi014` or `etsi004`; ConfigError where files of its SAE are not named."""
     pool = store.auth_ledger(link.id, AUTH_OCTETS, link.distillation.epsilon_total)
+    assert link.vendor is not None
+    kme = StreamKme(link, role, config.vendor, clock) if link.vendor.interface == "etsi004" else None
     machine = VendorAlice if role is Role.ALICE else VendorBob
     return VendorRunner(
         link=link,
         machine=machine(link=link, store=store, auth=pool, random=random, clock=clock),
-        kme=VendorKme(link, role, config.vendor),
+        kme=kme or VendorKme(link, role, config.vendor),
         pool=pool,
         store=store,
         alarms=alarms,
