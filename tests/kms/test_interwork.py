@@ -52,6 +52,9 @@ def ids(keys) -> tuple[KeyId, ...]:
     return tuple(key.key_id for key in keys)
 
 
+STATES = "SELECT state, count(*) FROM {} GROUP BY state"
+
+
 @pytest.fixture
 def opened(memory_path: Path, kek: Secret, clock: StandingClock) -> Iterator[Callable[..., JournalFile]]:
     journals: list[JournalFile] = []
@@ -61,6 +64,10 @@ def opened(memory_path: Path, kek: Secret, clock: StandingClock) -> Iterator[Cal
         return journals[-1]
 
     yield open_
+    # The last one of a file has all that was written to it.
+    for journal in {journal._path: journal for journal in journals}.values():
+        read = {table: dict(journal._rows(STATES.format(table))) for table in ("sent", "received")}
+        assert journal.counts() == read
     for journal in journals:
         journal.close()
 
@@ -459,6 +466,20 @@ def test_records_go_when_they_are_old_and_ended_only(opened, clock):
     journal.forget(clock.now_s - KEPT_S)
     assert set(journal.received("a", ids(made(2)))) == set(ids(made(1, 1)))
     assert journal.counts() == {"sent": {}, "received": {"relaying": 1}}
+
+
+def test_counts_are_kept_and_not_read_from_months_of_records(opened, clock):
+    journal = opened("b")
+    receiver = Receiver(journal, clock)
+    receiver.accept(arrival(made(3)))
+    statements: list[str] = []
+    journal._db.set_trace_callback(statements.append)
+    assert journal.counts() == {"sent": {}, "received": {"relaying": 3}}
+    assert statements == []
+    receiver.carried(receiver.effects()[0], is_done=True)
+    assert statements
+    journal._db.set_trace_callback(None)
+    assert journal.counts()["received"] == {"relayed": 3}
 
 
 def test_a_peer_has_a_share_of_the_record_and_no_more(opened, clock, monkeypatch):

@@ -28,6 +28,7 @@ import msgspec
 
 from qtrunk.base.errors import AuthenticationFailed, QtrunkError, StoreError
 from qtrunk.base.ports import Clock
+from qtrunk.kms.seal import sync_directory
 
 LOG_NAME = "audit.log"
 HEAD_NAME = "audit.head"
@@ -83,7 +84,7 @@ class AuditLog:
         try:
             with self._turn():
                 self._octets, self._head = self._set_right()
-            _sync_directory(directory)
+            sync_directory(directory)
         except BaseException:
             os.close(self._log)
             raise
@@ -283,11 +284,3 @@ def _checked(name: str, value: object) -> Value:
     if not is_fit:
         raise TypeError(f"audit: {name} holds something else than short text and numbers")
     return cast("Value", value)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

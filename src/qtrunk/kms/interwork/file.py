@@ -8,6 +8,7 @@ Errors: StoreError (the disk does not take it, the file is none of ours), Authen
 
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -85,6 +86,7 @@ class JournalFile:
             for table in _TABLES:
                 self._db.execute(table)
             self._counts: dict[str, int] = dict(self._db.execute("SELECT peer, count(*) FROM received GROUP BY peer"))
+            self._states = {table: _states(self._db.cursor(), table) for table in ("sent", "received")}
         except (sqlite3.Error, OSError) as error:
             raise self._translated(error) from error
 
@@ -98,8 +100,13 @@ class JournalFile:
             )
             for one in records
         ]
+        states = Counter(self._states["sent"])
         with self._turn() as cursor:
-            cursor.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            for row in rows:
+                states.subtract(_state(cursor, "sent", row[0], row[1]))
+                states[row[4]] += 1
+                cursor.execute("INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._states["sent"] = +states
 
     def put_received(self, records: Iterable[Received]) -> None:
         """New or moved, all or none, on the disk when this returns; StoreError where a peer has too many."""
@@ -111,18 +118,18 @@ class JournalFile:
             )
             for one in records
         ]
-        counts = dict(self._counts)
+        counts, states = dict(self._counts), Counter(self._states["received"])
         with self._turn() as cursor:
             for row in rows:
-                (is_known,) = cursor.execute(
-                    "SELECT count(*) FROM received WHERE key_id = ? AND peer = ?", (row[1], row[0])
-                ).fetchone()
-                counts[row[0]] = counts.get(row[0], 0) + 1 - is_known
+                before = _state(cursor, "received", row[0], row[1])
+                counts[row[0]] = counts.get(row[0], 0) + 1 - len(before)
+                states.subtract(before)
+                states[row[4]] += 1
                 cursor.execute("INSERT OR REPLACE INTO received VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             full = [peer for peer in {row[0] for row in rows} if counts[peer] > RECORDS_MAX]
             if full:
                 raise StoreError(f"interworking: KME {full[0]} has {RECORDS_MAX} keys on record here; wait or forget")
-        self._counts = counts
+        self._counts, self._states["received"] = counts, +states
 
     def sent(self, peer: str, key_ids: Iterable[KeyId]) -> dict[KeyId, Sent]:
         """Those on record."""
@@ -182,14 +189,12 @@ class JournalFile:
             cursor.execute("DELETE FROM sent WHERE is_open = 0 AND moved_unix_s < ?", (before_unix_s,))
             cursor.execute("DELETE FROM received WHERE is_open = 0 AND moved_unix_s < ?", (before_unix_s,))
             counts = dict(cursor.execute("SELECT peer, count(*) FROM received GROUP BY peer"))
-        self._counts = counts
+            states = {table: _states(cursor, table) for table in ("sent", "received")}
+        self._counts, self._states = counts, states
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """How many keys of each direction stand where, for the operator."""
-        return {
-            "sent": dict(self._rows("SELECT state, count(*) FROM sent GROUP BY state")),
-            "received": dict(self._rows("SELECT state, count(*) FROM received GROUP BY state")),
-        }
+        """How many keys of each direction stand where, for the operator; months of them are not read for that."""
+        return {table: dict(states) for table, states in self._states.items()}
 
     def close(self) -> None:
         """Let go of the file."""
@@ -249,6 +254,16 @@ class JournalFile:
 def sealed_place(node: str, peer: str, key_id: str) -> bytes:
     """What binds the sealed material of a received key to its place."""
     return associated("interwork", node, peer, key_id)
+
+
+def _states(cursor: sqlite3.Cursor, table: str) -> Counter[str]:
+    return Counter(dict(cursor.execute(f"SELECT state, count(*) FROM {table} GROUP BY state")))  # noqa: S608 (ours)
+
+
+def _state(cursor: sqlite3.Cursor, table: str, peer: str, key_id: str) -> list[str]:
+    """The state of a key on record; empty where there is none."""
+    query = f"SELECT state FROM {table} WHERE key_id = ? AND peer = ?"  # noqa: S608 (our own table names)
+    return [str(state) for (state,) in cursor.execute(query, (key_id, peer))]
 
 
 def _sent_of(row: tuple[Any, ...]) -> Sent:

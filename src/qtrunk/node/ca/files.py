@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from qtrunk.base.errors import StoreError
+from qtrunk.kms.seal import sync_directory
 
 
 def write(path: Path, octets: bytes, *, private: bool = False) -> None:
@@ -23,7 +24,7 @@ def write(path: Path, octets: bytes, *, private: bool = False) -> None:
             out.flush()
             os.fsync(out.fileno())
         part.replace(path)
-        _sync(path.parent)
+        sync_directory(path.parent)
 
 
 def switch(directory: Path, private_key: bytes, certificate: bytes) -> None:
@@ -44,7 +45,7 @@ def switch(directory: Path, private_key: bytes, certificate: bytes) -> None:
         _link(directory / "current", Path("versions") / version)
         for name in ("key.pem", "cert.pem"):
             _link(directory / name, Path("current") / name)
-        _sync(directory)
+        sync_directory(directory)
         for old in place.parent.iterdir():
             if old.name not in (version, before):
                 for path in old.iterdir():
@@ -57,15 +58,6 @@ def _link(path: Path, target: Path) -> None:
     part.unlink(missing_ok=True)
     part.symlink_to(target)
     part.replace(path)
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
