@@ -22,7 +22,8 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --ignore tests/lab --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest tests/lab
+	$(BIN)/python -m pytest tests/lab/shared
+	$(BIN)/python -m pytest tests/lab --ignore tests/lab/shared
 
 # The OpenAPI files against a real server for five minutes each, never the same twice.
 fuzz-api: setup

@@ -67,7 +67,7 @@ PROMISES = (
     Promise(
         "I5",
         "what was used up is in no file",
-        "spent blocks and segments are shredded; the files of running nodes are searched for their keys (tests/lab/test_lab.py)",
+        "spent blocks and segments are shredded; the files of running nodes are searched for their keys (tests/lab/shared/test_lab.py)",
         ("tests/kms/test_segment.py",),
     ),
     Promise(

@@ -2,15 +2,12 @@
 
 import contextlib
 import os
-import pty
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
-from pathlib import Path
 
 import lab_kit
 import pytest
@@ -20,22 +17,6 @@ from qtrunk.base.ids import SaeId
 
 KILLS = 100
 PAIRS = [("bank", "vault"), ("vault", "bank"), ("shop", "bank"), ("bank", "grid"), ("desk", "shop")]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def gone(pids, within_s=10.0):
-    deadline_s = time.monotonic() + within_s
-    while any(is_alive(pid) for pid in pids):
-        if time.monotonic() > deadline_s:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 class Customers:
@@ -177,7 +158,7 @@ def test_a_lab_goes_on_with_its_keys_after_down_and_up(short_directory):
         handle.close_clients()
         pids = list(handle.pids().values())
         handle.down()
-        assert gone(pids)
+        assert lab_kit.gone(pids)
         assert handle.qtrunk("status", check=False).returncode == 1
         before = {
             node: sum(entry["generated"] for entry in ledger.values()) for node, ledger in handle.stored().items()
@@ -191,57 +172,13 @@ def test_a_lab_goes_on_with_its_keys_after_down_and_up(short_directory):
         supervisor = handle.supervisor_pid()
         pids = list(handle.pids().values())
         os.kill(supervisor, signal.SIGKILL)
-        assert gone([supervisor, *pids])
+        assert lab_kit.gone([supervisor, *pids])
         handle.close_clients()
         handle.up()
         handle.wait_for(lambda links: all(x["state"] == "ACTIVE" for x in links.values()), "recovery")
     finally:
         handle.close_clients()
         lab_kit.stop(handle)
-
-
-def test_control_c_stops_a_lab_in_the_foreground_and_a_second_one_runs_beside_it(small_lab, short_directory):
-    path = short_directory / "front.toml"
-    path.write_text(lab_kit.SMALL_TRUNK)
-    handle = lab_kit.LabHandle(short_directory / "front", str(path))
-    master, slave = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qtrunk.cli.main", "up", str(path)],
-        env={**os.environ, "QTRUNK_STATE": str(handle.state), "TERM": "xterm", "COLUMNS": "140"},
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        start_new_session=True,
-    )
-    os.close(slave)
-    shown = bytearray()
-    try:
-        deadline_s = time.monotonic() + 60
-        while b"ACTIVE" not in shown and time.monotonic() < deadline_s:
-            with contextlib.suppress(OSError):
-                shown += os.read(master, 65536)
-        assert b"ACTIVE" in shown
-        assert b"QBER" in shown
-        pids = [*handle.pids().values(), handle.supervisor_pid()]
-        assert all(is_alive(pid) for pid in small_lab.pids().values())
-        os.kill(process.pid, signal.SIGINT)
-        reader = threading.Thread(target=drain, args=(master,), daemon=True)
-        reader.start()
-        assert process.wait(30) == 0
-        assert gone(pids)
-        assert not list(handle.state.rglob("*.part"))
-        assert all(is_alive(pid) for pid in small_lab.pids().values())
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        os.close(master)
-
-
-def drain(descriptor: int) -> None:
-    with contextlib.suppress(OSError):
-        while os.read(descriptor, 65536):
-            pass
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")

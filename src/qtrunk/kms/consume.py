@@ -320,7 +320,8 @@ class _Found:
             raise JournalDamagedError(f"consume journal {path}: its head is not what was written")
         if self._first is None:
             self._first = before
-        self.file, self.written = number, max(0, -(-len(octets.rstrip(b"\0")) // RECORD_OCTETS) - 1)
+        lines = np.frombuffer(octets[: len(octets) // RECORD_OCTETS * RECORD_OCTETS], np.uint64).reshape(-1, 8)
+        self.file, self.written = number, int(np.flatnonzero(lines.any(axis=1))[-1])
         self.durable, self.last = max(self.durable, before), max(self.last, before)
         end = RECORD_OCTETS * (1 + self.written)
         octets = octets[RECORD_OCTETS:end].ljust(RECORD_OCTETS * self.written, b"\0")
