@@ -39,7 +39,6 @@ from qtrunk.kms.poolrecords import file_name, id_key_place, pool_of
 from qtrunk.kms.poolstate import (
     HEAD_OCTETS,
     HEAD_UNITS,
-    Again,
     Pool,
     PoolLedger,
     Segment,
@@ -50,12 +49,12 @@ from qtrunk.kms.poolstate import (
     runs,
     worst_of,
 )
+from qtrunk.kms.retries import Retries
 from qtrunk.kms.seal import seal, unseal
 from qtrunk.kms.segment import SegmentDamagedError, SegmentReader, Segments
 
 RETRY_WINDOW_S = 10.0
 """So long a client that names the same request again gets the same keys again."""
-RETRIES_MAX = 1 << 16
 CHECKPOINT_S = 30.0
 """So old the rows of segments may be, and with them a backup."""
 READERS_MAX = 64
@@ -73,11 +72,10 @@ class Pools:
         self._consume = ConsumeJournal(directory / "consume")
         self._kek = kek
         self._clock = clock
-        self._retry_window_s = retry_window_s
         self._pools: dict[tuple[int, SaeId, SaeId], Pool] = {}
         self._by_number: dict[int, list[Segment]] = {}
         self._by_key: dict[tuple[int, int], Segment] = {}
-        self._again: OrderedDict[bytes, Again] = OrderedDict()
+        self._retries = Retries(retry_window_s)
         self._readers: OrderedDict[tuple[int, int], Segment] = OrderedDict()
         self._checkpoint_file, self._checkpoint_unix_s = 0, 0.0
 
@@ -89,7 +87,7 @@ class Pools:
         for row in self._journal.read(records.living):
             self._revive(row)
         try:
-            since_s = max(0.0, self._clock.unix_s() - self._retry_window_s)
+            since_s = max(0.0, self._clock.unix_s() - self._retries.window_s)
             for used in self._consume.replay(first, after, int(1000 * since_s)):
                 self._apply(used, first, is_new=used.sequence > after)
         except JournalDamagedError:
@@ -142,9 +140,10 @@ class Pools:
             self._mark(segment, used.kind, used.unit, used.keys * stride)
             segment.doubtful += 0 if used.is_answered else used.keys * stride
         if used.kind == LOST:
-            self._again.pop(used.mark, None)
+            self._retries.forget(used.mark)
         elif used.mark != NO_MARK:
-            self._remember(used.mark, used.unix_ms / 1000, [(segment, used.unit, used.key_octets, used.keys)], file)
+            part = (segment, used.unit, used.key_octets, used.keys)
+            self._retries.remember(used.mark, used.unix_ms / 1000, [part], file)
 
     # ── filling ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -260,7 +259,7 @@ class Pools:
 
     def is_repeated(self, mark: bytes) -> bool:
         """Whether this very request was given keys a moment ago."""
-        return bool(self._given(mark))
+        return bool(self._retries.given(mark, self._clock.unix_s()))
 
     def quality(self, initiator: SaeId, target: SaeId) -> Quality | None:
         """What the keys that lie ready rest on, the worst of them; None: there are none."""
@@ -284,7 +283,7 @@ class Pools:
     ) -> list[SuppliedKey]:
         """Fresh keys for the initiator, written down; nothing may leave before `flush`. KeyExhausted: nothing taken."""
         # Of a request that was cut off by a crash only a part may have reached the disk: then the rest is fresh.
-        again = self._given(mark)
+        again = self._retries.given(mark, self._clock.unix_s())
         missing = number - sum(count for *_, count in again)
         if again and missing <= 0:
             return self._give(again)
@@ -322,7 +321,7 @@ class Pools:
         """
         again = {
             (id(segment), place)
-            for segment, unit, key_octets, count in self._given(mark)
+            for segment, unit, key_octets, count in self._retries.given(mark, self._clock.unix_s())
             for place in range(unit, unit + count * units_of(key_octets), units_of(key_octets))
         }
         places, strange = self.find(target, initiator, key_ids, again)
@@ -394,7 +393,7 @@ class Pools:
                 segment.lost += units
                 segment.is_changed = True
                 self._append(LOST, segment, used.unit, used.key_octets, used.keys, used.mark, self._clock.unix_s())
-                self._again.pop(used.mark, None)
+                self._retries.forget(used.mark)
 
     # ── housekeeping ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -404,12 +403,11 @@ class Pools:
         for segment in list(self._by_key.values()):
             if segment.expires_unix_s <= now:
                 self._finish(segment, SegmentState.DESTROYED, "expired")
-            elif segment.closed_unix_s is not None and not 0 <= now - segment.closed_unix_s <= self._retry_window_s:
+            elif segment.closed_unix_s is not None and not 0 <= now - segment.closed_unix_s <= self._retries.window_s:
                 self._finish(segment, SegmentState.SPENT, None)
         for reader in filter(None, (segment.reader for segment in self._readers.values())):
             reader.rest()
-        while self._again and next(iter(self._again.values())).until_unix_s < now:
-            self._again.popitem(last=False)
+        self._retries.expire(now)
         self._consume.mark_answered()
         self._consume.prepare()
         if self._consume.file > self._checkpoint_file + 1 or not 0 <= now - self._checkpoint_unix_s < CHECKPOINT_S:
@@ -420,7 +418,7 @@ class Pools:
         self._consume.flush()
         sequence = self._consume.sequence
         # What clients may ask again is read again, too: a node may crash twice before they do.
-        file = min([self._consume.file, *(again.file for again in self._again.values())])
+        file = self._retries.first_file(self._consume.file)
 
         changed = [segment for segment in self._by_key.values() if segment.is_changed]
 
@@ -523,17 +521,12 @@ class Pools:
             ]
         return keys
 
-    def _given(self, mark: bytes) -> list[tuple[Segment, int, int, int]]:
-        """What this very request was given a moment ago."""
-        again = self._again.get(mark) if mark != NO_MARK else None
-        return again.parts if again is not None and again.until_unix_s >= self._clock.unix_s() else []
-
     def _write_down(self, kind: int, parts: list[tuple[Segment, int, int, int]], mark: bytes, now: float) -> None:
         for segment, unit, key_octets, count in parts:
             self._mark(segment, kind, unit, count * units_of(key_octets))
             self._append(kind, segment, unit, key_octets, count, mark, now)
         if mark != NO_MARK and parts:
-            self._remember(mark, now, parts, self._consume.file)
+            self._retries.remember(mark, now, parts, self._consume.file)
 
     def _append(
         self, kind: int, segment: Segment, unit: int, key_octets: int, count: int, mark: bytes, now: float
@@ -555,16 +548,6 @@ class Pools:
         segment.pool.free += segment.free - before
         if segment.free <= 0 and segment.closed_unix_s is None:
             segment.closed_unix_s = self._clock.unix_s()
-
-    def _remember(self, mark: bytes, at_unix_s: float, parts: list[tuple[Segment, int, int, int]], file: int) -> None:
-        known = self._again.get(mark)
-        if known is not None:
-            # One request may have taken from several segments.
-            known.parts += parts
-            return
-        self._again[mark] = Again(at_unix_s + self._retry_window_s, list(parts), file)
-        if len(self._again) > RETRIES_MAX:
-            self._again.popitem(last=False)
 
     def _finish(self, segment: Segment, state: SegmentState, reason: str | None) -> None:
         """The end of a segment: on record, then shredded, then out of sight."""
@@ -600,8 +583,7 @@ class Pools:
         del self._by_key[pool.number, segment.number]
         if pool.side == COLLECTED:
             self._by_number[segment.number].remove(segment)
-        for mark in [mark for mark, again in self._again.items() if any(part[0] is segment for part in again.parts)]:
-            del self._again[mark]
+        self._retries.forget_segment(segment)
 
     def _reader(self, segment: Segment) -> SegmentReader:
         if segment.reader is None:

@@ -81,17 +81,6 @@ class Pool:
     free: int = 0
 
 
-@dataclass(slots=True)
-class Again:
-    """What a request was given, in case it comes again."""
-
-    until_unix_s: float
-    parts: list[tuple[Segment, int, int, int]]
-    """Segment, first unit, octets of a key, keys."""
-    file: int
-    """Of the consume journal, not after the one that has its records."""
-
-
 def free_units(side: int, units: int, cursor: int, used: bytes | bytearray | None) -> int:
     """Units of a segment that may still be given out; its fields as `Segment` and its row have them."""
     if side == INITIATED:

@@ -1,0 +1,68 @@
+"""What requests were given a moment ago, so that a client who lost the answer gets the same keys again (`kms.pools`).
+
+A request is known by its mark, which names the client's certificate and the request (`base.ports.KeySupply`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qtrunk.kms.consume import NO_MARK
+from qtrunk.kms.poolstate import Segment
+
+RETRIES_MAX = 1 << 16
+"""Beyond that the oldest are forgotten before their time."""
+Part = tuple[Segment, int, int, int]
+"""Segment, first unit, octets of a key, keys."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    until_unix_s: float
+    parts: list[Part]
+    file: int
+    """Of the consume journal, not after the one that has its records."""
+
+
+class Retries:
+    """The answers of the last `window_s` seconds."""
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()
+
+    def given(self, mark: bytes, now_unix_s: float) -> list[Part]:
+        """What this very request was given; empty: nothing, or too long ago."""
+        answer = self._answers.get(mark) if mark != NO_MARK else None
+        return answer.parts if answer is not None and answer.until_unix_s >= now_unix_s else []
+
+    def remember(self, mark: bytes, at_unix_s: float, parts: Sequence[Part], file: int) -> None:
+        """Parts of the answer to a request."""
+        known = self._answers.get(mark)
+        if known is not None:
+            # One request may have taken from several segments.
+            known.parts += parts
+            return
+        self._answers[mark] = _Answer(at_unix_s + self.window_s, list(parts), file)
+        if len(self._answers) > RETRIES_MAX:
+            self._answers.popitem(last=False)
+
+    def forget(self, mark: bytes) -> None:
+        """The keys of this request were not given out after all."""
+        self._answers.pop(mark, None)
+
+    def forget_segment(self, segment: Segment) -> None:
+        """A segment ends: nothing of it can be given again."""
+        for mark in [
+            mark for mark, answer in self._answers.items() if any(part[0] is segment for part in answer.parts)
+        ]:
+            del self._answers[mark]
+
+    def expire(self, now_unix_s: float) -> None:
+        """Let go of what nobody may ask for again."""
+        while self._answers and next(iter(self._answers.values())).until_unix_s < now_unix_s:
+            self._answers.popitem(last=False)
+
+    def first_file(self, current: int) -> int:
+        """The first file of the consume journal that has records of these answers; `current` if none has."""
+        return min([current, *(answer.file for answer in self._answers.values())])
