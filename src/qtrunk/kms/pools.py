@@ -561,16 +561,8 @@ class Pools:
                 "UPDATE pool_segments SET state = ?, reason = ?, used = NULL, cursor = ?, delivered = ?, doubtful = ?, "
                 "lost = ?, destroyed = ?, ended_unix_s = ? WHERE pool = ? AND segment = ?",
                 (
-                    *(
-                        state.value,
-                        reason,
-                        segment.cursor,
-                        segment.delivered,
-                        segment.doubtful,
-                        segment.lost,
-                        segment.voided,
-                    ),
-                    *(self._clock.unix_s(), pool.number, segment.number),
+                    *(state.value, reason, segment.cursor, segment.delivered, segment.doubtful),
+                    *(segment.lost, segment.voided, self._clock.unix_s(), pool.number, segment.number),
                 ),
             )
             self._journal.on_commit(lambda: self._segments.shred(file_name(pool.number), segment.number))
