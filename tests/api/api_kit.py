@@ -194,10 +194,12 @@ class FakeSupply:
 class RunningServer:
     """A server on a loop of its own thread."""
 
-    def __init__(self, handler, kme: Credentials, *, limits: Limits | None = None, minimum_version=None, uv=True):
+    def __init__(
+        self, handler, kme: Credentials, *, limits: Limits | None = None, minimum_version=None, uv=True, **more
+    ) -> None:
         arguments = (kme.certificate, kme.private_key, kme.ca_certificate)
         versions = () if minimum_version is None else (minimum_version,)
-        self.server = HttpsServer(handler, server_context(*arguments, *versions), limits)
+        self.server = HttpsServer(handler, server_context(*arguments, *versions), limits, **more)
         self.problems: list[dict] = []
         self._loop = uvloop.new_event_loop() if uv else asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda _loop, context: self.problems.append(context))

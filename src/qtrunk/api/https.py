@@ -14,7 +14,7 @@ import ssl
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -73,6 +73,8 @@ class Request(msgspec.Struct, frozen=True):
     """Path and query as they travelled."""
     request_id: bytes | None = None
     """Value of the header X-Request-ID, None where there is none: a name that the client gives to a request."""
+    headers: Mapping[str, str] = {}
+    """Those headers that the server was told to keep, names in small letters; lines of one name are one list."""
 
 
 class Response(msgspec.Struct):
@@ -82,6 +84,9 @@ class Response(msgspec.Struct):
     status: int
     body: bytes | bytearray
     headers: dict[str, str] = {}
+    stream: AsyncIterator[bytes] | None = None
+    """Parts that follow the body one by one, for as long as they come; the connection ends with them. The handler's
+    only: never key, since nobody wipes them."""
 
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -108,12 +113,15 @@ class HttpsServer:
         is_revoked: Callable[[PeerIdentity], bool] = lambda _identity: False,
         anonymous: PeerIdentity | None = None,
         refusal: Refusal = error,
+        kept_headers: Collection[bytes] = (),
     ) -> None:
         """`is_revoked` is asked at every connection and request, and once a second: it must look up, not compute.
 
         `anonymous` is who a client without a certificate is, where the TLS context lets one in; None: nobody.
-        `refusal` has the interface's own form of an error.
+        `refusal` has the interface's own form of an error. `kept_headers`, names in small letters, are what the handler
+        wants to see of a request's headers.
         """
+        self.kept_headers = frozenset(kept_headers)
         self.refusal = refusal
         self.handler = handler
         self.is_revoked = is_revoked
@@ -179,6 +187,8 @@ class _Turn:
     is_head: bool
     is_old: bool
     """HTTP/1.0: must be told that the connection stays."""
+    is_one_shot: bool = False
+    """HTTP/1.0: knows no chunks, so the end of a stream is that of the connection."""
 
 
 class _Connection(asyncio.Protocol):
@@ -195,6 +205,9 @@ class _Connection(asyncio.Protocol):
         self._header_octets = 0
         self._hosts = 0
         self._request_id: bytes | None = None
+        self._headers: dict[str, str] = {}
+        self._ending = asyncio.Event()
+        """Set when a stream that goes out must end."""
         self._body = bytearray()
         self._message_octets = 0
         self._expects = False
@@ -242,6 +255,7 @@ class _Connection(asyncio.Protocol):
         self._is_closing = self._is_gone = True
         # Nobody is there to take answers: spend no key on requests that still wait.
         self._turns.clear()
+        self._ending.set()
         self._resume.set()
         self._wipe()
 
@@ -277,8 +291,9 @@ class _Connection(asyncio.Protocol):
         return False
 
     def finish(self) -> None:
-        """Close once what is under way is answered."""
+        """Close once what is under way is answered; a stream ends with what it has given."""
         self._is_closing = True
+        self._ending.set()
         if self._worker is None:
             self.abort()
 
@@ -308,6 +323,7 @@ class _Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._target = b""
         self._request_id = None
+        self._headers = {}
         self._header_octets = self._hosts = self._message_octets = 0
         self._body = bytearray()
         self._expects = False
@@ -323,6 +339,9 @@ class _Connection(asyncio.Protocol):
         self._header_octets += len(name) + len(value)
         if self._header_octets > self._limits.header_octets_max:
             raise _RefusedError(f"headers: at most {self._limits.header_octets_max} octets")
+        if self._server.kept_headers and (lower := name.lower()) in self._server.kept_headers:
+            known, text = self._headers.get(lower.decode()), value.decode("latin-1")
+            self._headers[lower.decode()] = text if known is None else f"{known}, {text}"
         match name.lower():
             case b"host":
                 self._hosts += 1
@@ -360,7 +379,8 @@ class _Connection(asyncio.Protocol):
         keeps = self._parser.should_keep_alive()
         is_old = keeps and self._parser.get_http_version() == "1.0"
         method = self._parser.get_method().decode()
-        self._enqueue(_Turn(self._request(method, self._identity), method == "HEAD", is_old))
+        is_one_shot = self._parser.get_http_version() == "1.0"
+        self._enqueue(_Turn(self._request(method, self._identity), method == "HEAD", is_old, is_one_shot))
         if not keeps:
             self._is_closing = True
 
@@ -378,7 +398,9 @@ class _Connection(asyncio.Protocol):
             return self._server.refusal(400, "request target: UTF-8 is needed", {})
         except (httptools.HttpParserInvalidURLError, ValueError) as problem:
             return self._server.refusal(400, f"request target: {problem}", {})
-        return Request(method, segments, parameters, bytes(self._body), identity, self._target, self._request_id)
+        return Request(
+            method, segments, parameters, bytes(self._body), identity, self._target, self._request_id, self._headers
+        )
 
     def _parsed(self, plain_path: bytes) -> tuple[tuple[str, ...], bytes]:
         """The target's segments and query, by the book; the segments are kept where the path is all before the `?`."""
@@ -412,7 +434,12 @@ class _Connection(asyncio.Protocol):
                         self._cut_off()
                         return
                     what = await self._answer(what)
+                if what.stream is not None:
+                    self._is_closing = True
                 self._send(what, turn)
+                if what.stream is not None and not turn.is_head:
+                    self._turns.clear()
+                    await self._send_stream(what.stream, is_chunked=not turn.is_one_shot)
                 if not self._resume.is_set():
                     await self._until_taken()
         finally:
@@ -432,6 +459,31 @@ class _Connection(asyncio.Protocol):
             self._is_closing = True
             text = "the key manager failed at this request; its log says where"
             return self._server.refusal(503, text, {"Retry-After": "5"})
+
+    async def _send_stream(self, parts: AsyncIterator[bytes], *, is_chunked: bool) -> None:
+        """Hand on parts until there are no more, the client is gone, or the server stops."""
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            while not self._is_gone and self._transport is not None:
+                part = asyncio.ensure_future(anext(parts, b""))
+                await asyncio.wait((part, ending), return_when=asyncio.FIRST_COMPLETED)
+                if not part.done():
+                    part.cancel()
+                    await asyncio.gather(part, return_exceptions=True)
+                    break
+                octets = part.result()
+                if not octets:
+                    break
+                self._transport.write(b"%x\r\n%s\r\n" % (len(octets), octets) if is_chunked else octets)
+                if not self._resume.is_set():
+                    await self._until_taken()
+            if is_chunked and not self._is_gone and self._transport is not None:
+                self._transport.write(b"0\r\n\r\n")
+        finally:
+            ending.cancel()
+            close = getattr(parts, "aclose", None)
+            if close is not None:
+                await close()
 
     async def _until_taken(self) -> None:
         """Wait for a client that does not read, but not for ever."""
@@ -456,9 +508,17 @@ class _Connection(asyncio.Protocol):
 
     def _head(self, response: Response, turn: _Turn) -> bytes:
         common = self._server.common_head
-        if "Content-Type" in response.headers:
+        if "Content-Type" in response.headers or response.status == HTTPStatus.NO_CONTENT:
             common = common.replace(b"Content-Type: application/json\r\n", b"")
-        head = b"%s%s%d\r\n" % (_STATUS_LINES[response.status], common, len(response.body))
+        if response.status == HTTPStatus.NO_CONTENT:
+            # RFC 9110 clause 8.6: such an answer has no length.
+            common, length = common.replace(b"Content-Length: ", b""), b""
+        elif response.stream is None:
+            length = b"%d\r\n" % len(response.body)
+        else:
+            common = common.replace(b"Content-Length: ", b"")
+            length = b"" if turn.is_one_shot else b"Transfer-Encoding: chunked\r\n"
+        head = b"%s%s%s" % (_STATUS_LINES[response.status], common, length)
         for name, value in response.headers.items():
             head += f"{name}: {value}\r\n".encode()
         if self._is_closing and not self._turns:

@@ -7,6 +7,7 @@ An operator is who has a certificate with one URI name `urn:qtrunk:operator:NAME
     operator            runs the network, sees receipts and ledgers
     security-officer    lets parties in and out, proposes and approves what needs two persons
     auditor             reads the audit log and the lists, changes nothing
+    controller          a QKDN controller: reads status, hands nodes their routes, configures by ETSI GS QKD 015
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class OperatorRole(StrEnum):
     OPERATOR = "operator"
     OFFICER = "security-officer"
     AUDITOR = "auditor"
+    CONTROLLER = "controller"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,12 @@ TABLE: tuple[Rule, ...] = (
     Rule("GET", "/admin/v1/certificates", _READERS, "certificates that the CA issued"),
     Rule("POST", "/admin/v1/invitations", _OFFICER, "invite a new SAE or node (the CA's interface)"),
 )
+
+
+RESTCONF_READERS = _ALL
+"""Who may read the data of ETSI GS QKD 015 and listen to its notifications."""
+RESTCONF_WRITERS = frozenset({OperatorRole.OPERATOR, OperatorRole.CONTROLLER})
+"""Who may change what is configurable there."""
 
 
 def operator_of(identity: PeerIdentity) -> Operator | None:
