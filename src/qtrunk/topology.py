@@ -142,6 +142,7 @@ class Node:
     inter_node_port: int = 0
     stream_api_port: int = 0
     skip_api_port: int = 0
+    sdn_api_port: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,7 +49,7 @@ from qtrunk.node.ca.identity import Kind
 from qtrunk.node.config import Address
 from qtrunk.node.lab import Lab, LabRecord
 
-SERVICES = ("key_api", "admin_api", "inter_node", "stream_api", "skip_api")
+SERVICES = ("key_api", "admin_api", "inter_node", "stream_api", "skip_api", "sdn_api")
 
 
 def everywhere(address):

@@ -25,7 +25,7 @@ from qtrunk.config.vendor import vendor_source
 from qtrunk.topology import Demand, Distillation, Equipment, Link, Node, Sae, Topology
 
 _SHIPPED = Path(__file__).parent / "topologies"
-_PORT_KEYS = ("key_api", "admin_api", "inter_node", "stream_api", "skip_api")
+_PORT_KEYS = ("key_api", "admin_api", "inter_node", "stream_api", "skip_api", "sdn_api")
 
 
 def shipped() -> list[str]:
@@ -141,6 +141,7 @@ def _node(name: NodeId, entry: Entry, owners: dict[int, str]) -> Node:
         inter_node_port=ports["inter_node"],
         stream_api_port=ports["stream_api"],
         skip_api_port=ports["skip_api"],
+        sdn_api_port=ports["sdn_api"],
     )
 
 

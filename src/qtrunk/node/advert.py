@@ -28,6 +28,8 @@ class LinkLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     octets: Annotated[int, msgspec.Meta(ge=0, le=1 << 48)]
     fill_bps: Annotated[float, msgspec.Meta(ge=0, le=1e15)]
     is_usable: bool
+    is_enabled: bool = True
+    """False: a controller has switched the generation of key off at this end."""
 
 
 class Advert(Message, frozen=True, tag="advert"):

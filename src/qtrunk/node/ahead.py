@@ -14,6 +14,7 @@ from itertools import pairwise
 from qtrunk.base.errors import KeyExhausted, QtrunkError, RouteUnavailable
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.base.ports import Clock, Quality, Stock
+from qtrunk.kms.applications import Applications
 from qtrunk.kms.keyid import UNIT_OCTETS, units_of
 from qtrunk.kms.pools import Pools
 from qtrunk.kms.poolstate import HEAD_OCTETS
@@ -74,6 +75,7 @@ class FillAhead:
         alarms: AlarmBoard,
         clock: Clock,
         fallback: Fallback | None,
+        applications: Applications | None = None,
     ) -> None:
         self._node = node
         self._topology = topology
@@ -83,6 +85,7 @@ class FillAhead:
         self._alarms = alarms
         self._clock = clock
         self._fallback = fallback
+        self._applications = applications or Applications()
         self._sharing = Sharing()
         self._wanted: dict[Pair, _Wanted] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -103,6 +106,11 @@ class FillAhead:
         wanted = self._want(initiator, target)
         wanted.asked_s = self._clock.monotonic_s()
         wanted.meter.note(8 * octets, wanted.asked_s)
+
+    def expect(self, initiator: SaeId, target: SaeId, rate_bps: float) -> None:
+        """A controller expects this pair to use so much, beside what the topology expects."""
+        known = [demand.rate_bps for demand in self._topology.demands if {*demand.between} == {initiator, target}]
+        self._want(initiator, target).expected_bps = max([rate_bps, *known])
 
     async def fill_now(self, initiator: SaeId, target: SaeId, number: int, key_octets: int) -> None:
         """Get so many keys into a pool before returning; QtrunkError when that cannot be."""
@@ -157,7 +165,7 @@ class FillAhead:
             pools.append(
                 Pool(
                     id=_name(pair),
-                    tenant=self._topology.tenant_of(pair[0]),
+                    tenant=self._applications.tenant(pair, self._topology.tenant_of(pair[0])),
                     link=wanted.link,
                     demand_bps=max(wanted.expected_bps, wanted.meter.rate(now_s)),
                     level_octets=level,

@@ -78,6 +78,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """Where key streams (ETSI GS QKD 004) are served; None: nowhere."""
     skip_api: Address | None = None
     """Where SKIP is served to routers; None: nowhere."""
+    sdn_api: Address | None = None
+    """Where the agent of ETSI GS QKD 015 serves controllers by RESTCONF; None: nowhere."""
     vault: str | None = None
     """The vault file; None: vault.json in the node's directory."""
     pool_octets_max: int = 64 << 20

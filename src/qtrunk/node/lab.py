@@ -44,6 +44,7 @@ class NodePorts(msgspec.Struct, frozen=True):
     inter_node: int
     stream_api: int = 0
     skip_api: int = 0
+    sdn_api: int = 0
 
 
 class LabRecord(msgspec.Struct, frozen=True):
@@ -120,6 +121,10 @@ class Lab:
         """Host and port of a node's SKIP interface."""
         return f"localhost:{self.ports[node].skip_api}"
 
+    def sdn_url(self, node: str) -> str:
+        """Base URL of a node's agent of ETSI GS QKD 015."""
+        return f"https://localhost:{self.ports[node].sdn_api}/restconf"
+
     def optics_socket(self, link: str) -> Path:
         """Socket of a link's simulated fibre."""
         return self.state / "optics" / link / "optics.sock"
@@ -177,6 +182,7 @@ class Lab:
             inter_node=Address(HOST, ports.inter_node),
             stream_api=Address(HOST, ports.stream_api),
             skip_api=Address(HOST, ports.skip_api),
+            sdn_api=Address(HOST, ports.sdn_api),
             links=[
                 LinkConfig(
                     link=link.id,
@@ -249,13 +255,14 @@ def _choose_ports(topology: Topology, kept: dict[str, NodePorts]) -> dict[str, N
 
         return {
             node.id: kept[node.id]
-            if node.id in kept and kept[node.id].stream_api and kept[node.id].skip_api
+            if node.id in kept and all(msgspec.structs.astuple(kept[node.id]))
             else NodePorts(
                 key_api=node.key_api_port or free(),
                 admin_api=node.admin_api_port or free(),
                 inter_node=node.inter_node_port or free(),
                 stream_api=node.stream_api_port or free(),
                 skip_api=node.skip_api_port or free(),
+                sdn_api=node.sdn_api_port or free(),
             )
             for node in topology.nodes
         }

@@ -96,7 +96,7 @@ class LinkRunner(LinkWorker[SessionEffect]):
             "blocks are authenticated by ML-DSA signatures: there is no authentication key yet",
         )
         if isinstance(self._session, LinkAlice):
-            self._session.pause(is_paused=level.total_octets >= self._pool_octets_max)
+            self._session.pause(is_paused=self.statistics.is_held or level.total_octets >= self._pool_octets_max)
             if self._light.is_due and not self._is_following:
                 self._is_following = True
                 question = msgspec.json.encode(self._light.question())

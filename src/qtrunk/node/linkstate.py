@@ -45,6 +45,10 @@ class LinkStatistics:
     clock: Clock
     is_connected: bool = False
     is_module_up: bool = False
+    is_held: bool = False
+    """A controller switched the generation of key off, here or at the other end."""
+    auth_share: float = 0.0
+    """Of the last block: what it kept to authenticate later ones."""
     real_time_factor: float = 0.0
     released: int = 0
     destroyed: int = 0
@@ -102,6 +106,7 @@ class LinkStatistics:
         with self._lock:
             self.released += 1
             self.last_end = ""
+            self.auth_share = int(str(record["auth_octets"])) / int(str(record["octets"]))
             self._append(int(str(record["sifted_bits"])), int(str(record["octets"])) * 8)
 
     def note_destroyed(self, effect: Destroy | vendorend.Destroy) -> None:
@@ -128,9 +133,15 @@ class LinkStatistics:
             sum(block.secret_bits for block in blocks) / span_s,
         )
 
+    def pool_octets(self) -> int:
+        """What the link's pool has, as of the last tick."""
+        return self._level.total_octets if self._level is not None else 0
+
     def state(self) -> str:
         """ACTIVE, PASSIVE, PENDING or OFF."""
-        has_pool = self._level is not None and self._level.total_octets > 0
+        has_pool = self.pool_octets() > 0
+        if self.is_held:
+            return "PASSIVE" if has_pool else "OFF"
         if self.last_end:
             return "OFF"
         if self.is_connected and self.is_module_up and self.released > 0:
@@ -167,6 +178,7 @@ class LinkStatistics:
             "clock_fraction": self.link.equipment.clock_fraction,
             "is_connected": self.is_connected,
             "is_module_up": self.is_module_up,
+            "is_held": self.is_held,
             "readings": readings,
             **figures,
         }

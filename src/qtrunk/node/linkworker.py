@@ -70,6 +70,8 @@ class LinkWorker(ABC, Generic[E]):
     ) -> None:
         self.link = link
         self.statistics = statistics
+        self.is_enabled = True
+        """Whether this end may generate key."""
         self._machine = machine
         self._pool = pool
         self._store = store
@@ -97,6 +99,10 @@ class LinkWorker(ABC, Generic[E]):
         with contextlib.suppress(queue.Full):
             self._events.put_nowait(None)
         self._thread.join(5.0)
+
+    def hold(self, *, is_held: bool) -> None:
+        """Stop or go on generating key; what is under way is finished. The leading end does it, at its next tick."""
+        self.statistics.is_held = is_held
 
     async def serve(self, channel: Channel) -> None:
         """Use a fresh connection as the classical channel until it ends. A newer one replaces an older one."""

@@ -16,12 +16,14 @@ from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.crypto.hybrid import HybridEnd
 from qtrunk.distil.authentication import AUTH_OCTETS, Signatures
+from qtrunk.kms.applications import Applications
 from qtrunk.kms.consume import COLLECTED, INITIATED
 from qtrunk.kms.store import KeyStore
 from qtrunk.kms.totals import TotalsFile
 from qtrunk.node import hardening
 from qtrunk.node.abroad import Abroad
 from qtrunk.node.advert import ADVERT_PERIOD_S, Adverts, LinkLevel
+from qtrunk.node.agent015 import Agent
 from qtrunk.node.ahead import FillAhead
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.authentication import LinkAuthentication, load_signatures
@@ -40,6 +42,7 @@ from qtrunk.node.linkworker import LinkWorker
 from qtrunk.node.notes import Notes
 from qtrunk.node.poolsync import PERIOD_S as SYNC_PERIOD_S
 from qtrunk.node.poolsync import PoolSync
+from qtrunk.node.sdnport import SdnPort, hold_links
 from qtrunk.node.streams import StreamRunner
 from qtrunk.node.supply import Supply
 from qtrunk.node.tenants import TenantSupply
@@ -98,8 +101,11 @@ class Node:
             self._pool_sync = PoolSync(hybrid, config.node_id, self._topology, pools, notes, self._clock)
             fallback = Fallback(*(config.node_id, self._topology, pools, hybrid, notes, self._random, self._clock))
         self._commit = GroupCommit(pools, world.worker("consume"))
+        applications = Applications()
         self._ahead = FillAhead(
-            *(config.node_id, self._topology, pools, self._relay, self._adverts, self._alarms, self._clock), fallback
+            *(config.node_id, self._topology, pools, self._relay, self._adverts, self._alarms, self._clock),
+            fallback,
+            applications,
         )
         interior = LocalInterior(config.node_id, self._topology, self._store, self._clock)
         self._interworking = interworking(
@@ -110,7 +116,9 @@ class Node:
         )
         supply = Supply(config.node_id, self._topology, self._store, self._relay, self._commit, self._ahead, abroad)
         totals = TotalsFile(directory / "totals.db")
-        self._supply = TenantSupply(supply, self._topology, totals, self._clock, supply.stock, pools.is_repeated)
+        self._supply = TenantSupply(
+            supply, self._topology, totals, self._clock, supply.stock, pools.is_repeated, applications
+        )
         credentials = (Path(config.certificate), Path(config.private_key), Path(config.ca_certificate))
         self._dial_context = node_context(*credentials, server=False)
         server_context = node_context(*credentials, server=True)
@@ -147,6 +155,13 @@ class Node:
             self._trust.guarded(router_api.handle), api_context, is_revoked=self._trust.is_revoked
         )
         self._links: list[LinkWorker[Any]] = []
+        port = SdnPort(
+            *(config.node_id, self._topology, self._store, self._supply, self._ahead, self._adverts, self._links),
+            *(applications, self._clock),
+        )
+        self._agent = Agent(
+            *(config.node_id, self._topology, port, directory, self._trust, self._alarms, self._clock, api_context)
+        )
         self._connections: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the error of a connection's task that failed: the node must stop then."""
@@ -155,6 +170,7 @@ class Node:
         """Bring everything up; the node is in service when this returns."""
         for link_config in self.config.links:
             self._start_link(link_config)
+        self._agent.enforce()
         await self._server.start(self.config.inter_node)
         await self._key_api.start(self.config.key_api.host, self.config.key_api.port)
         if self.config.stream_api is not None:
@@ -162,6 +178,9 @@ class Node:
             self._spawn(self._streams.keep_ticking())
         if self.config.skip_api is not None:
             await self._skip_api.start(self.config.skip_api.host, self.config.skip_api.port)
+        if self.config.sdn_api is not None:
+            await self._agent.start(self.config.sdn_api)
+            self._spawn(self._agent.keep_looking())
         if self._interworking is not None:
             await self._interworking.start(self._fail)
         self._spawn(self._relay.keep_ticking())
@@ -175,6 +194,7 @@ class Node:
         """Stop in order: no new requests, no new blocks, then the store."""
         await self._key_api.stop()
         await self._skip_api.stop()
+        await self._agent.stop()
         if self._interworking is not None:
             await self._interworking.stop()
         await self._streams.stop()
@@ -310,11 +330,13 @@ class Node:
                     octets=(level := self._store.level(runner.link)).own_octets,
                     fill_bps=runner.statistics.rates_bps()[1] / 2,
                     is_usable=level.own_octets > 0 and self._relay.is_up(runner.link),
+                    is_enabled=runner.is_enabled,
                 )
                 for runner in self._links
             ]
             sequence = int(self._clock.unix_s() * 1000)
             self._relay.advertise(self._adverts.note_own(levels, sequence, self._clock.monotonic_s()))
+            hold_links(self._links, self._topology, self.config.node_id, self._adverts, self._clock)
             await asyncio.sleep(ADVERT_PERIOD_S)
 
     async def _keep_expiring(self) -> None:

@@ -12,6 +12,7 @@ from qtrunk.base.errors import QtrunkError, RouteUnavailable
 from qtrunk.base.ids import KeyId, SaeId
 from qtrunk.base.ports import Clock, KeySupply, Stock, SuppliedKey, SupplyStatus
 from qtrunk.kms.admission import KEPT_SAES_MAX, Admission
+from qtrunk.kms.applications import Applications
 from qtrunk.kms.quality_of_service import Figures, reason_of
 from qtrunk.kms.sharing import Meter, time_to_empty_s, time_to_full_s
 from qtrunk.kms.totals import TotalsFile
@@ -33,12 +34,14 @@ class TenantSupply:
         clock: Clock,
         stock_of: Callable[[SaeId, SaeId], Stock],
         is_repeated: Callable[[bytes], bool] = lambda _request_id: False,
+        applications: Applications | None = None,
     ) -> None:
         """`stock_of` says what there is from one SAE to another; it raises as `KeySupply.status` does.
 
         `is_repeated` says whether a request was answered a moment ago.
         """
         self._is_repeated = is_repeated
+        self._applications = applications or Applications()
         self._supply = supply
         self._topology = topology
         self._totals = totals
@@ -74,12 +77,18 @@ class TenantSupply:
             stocks = [self._stock_of(initiator, target) for target in targets]
             for target in targets:
                 self._demand_of(initiator, target, came_s).note(bits, came_s)
-            is_guaranteed = self._admission.admit(initiator, targets, bits, stocks)
+            self._applications.take(initiator, targets, bits, came_s)
+            try:
+                is_guaranteed = self._admission.admit(initiator, targets, bits, stocks)
+            except QtrunkError:
+                self._applications.give_back(initiator, targets, bits)
+                raise
             try:
                 keys = await self._supply.initiate(initiator, targets, number, key_bits, request_id=request_id)
             except QtrunkError:
                 # A caller that only goes away pays: its keys are spent all the same.
                 self._admission.give_back(initiator, len(targets), bits, is_guaranteed=is_guaranteed)
+                self._applications.give_back(initiator, targets, bits)
                 raise
         except QtrunkError as error:
             figures.refused(reason_of(error))
@@ -93,6 +102,11 @@ class TenantSupply:
     ) -> list[SuppliedKey]:
         """Keys that `initiator` was given, for their target; each once."""
         return await self._supply.collect(target, initiator, key_ids, request_id=request_id)
+
+    def demands(self) -> dict[tuple[SaeId, SaeId], float]:
+        """What each pair of SAEs asks for now, bit/s."""
+        now_s = self._clock.monotonic_s()
+        return {pair: meter.rate(now_s) for pair, meter in self._demand.items()}
 
     def as_json(self) -> list[dict[str, object]]:
         """Each tenant: its contract, what it used, what it got, and its pairs of SAEs that asked for key."""

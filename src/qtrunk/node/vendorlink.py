@@ -300,7 +300,7 @@ class VendorRunner(LinkWorker[VendorEffect]):
     def _on_tick(self) -> list[VendorEffect]:
         level = self._note_level()
         if isinstance(self._vendor, VendorAlice):
-            self._vendor.pause(is_paused=level.total_octets >= self._pool_octets_max)
+            self._vendor.pause(is_paused=self.statistics.is_held or level.total_octets >= self._pool_octets_max)
         return self._vendor.tick()
 
     def _carry_out_one(self, effect: VendorEffect) -> None:

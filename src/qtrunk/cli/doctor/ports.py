@@ -86,6 +86,7 @@ def services(config: NodeConfig, lab: Lab | None = None) -> list[Service]:
         "inter-node": config.inter_node,
         "key streams": config.stream_api,
         "SKIP": config.skip_api,
+        "ETSI GS QKD 015": config.sdn_api,
     }
     kme_id = config.load_topology().kme_id(config.node_id)
     own = _credentials(config)
@@ -224,7 +225,7 @@ def _taken(site: Site, found: list[Service]) -> Iterator[Finding]:
                 fixed = site.lab.topology.node(service.caller.node_id) if site.lab else None
                 ports = fixed and {
                     fixed.key_api_port, fixed.admin_api_port, fixed.inter_node_port, fixed.stream_api_port,
-                    fixed.skip_api_port,
+                    fixed.skip_api_port, fixed.sdn_api_port,
                 }  # fmt: skip
                 if ports and service.address.port in ports:
                     yield error(service.on, what, "the node cannot start", "stop it, or change the topology's port")
