@@ -135,7 +135,9 @@ def test_a_delivered_key_cannot_be_voided_in_the_record(store: KeyStore) -> None
 def test_the_same_keys_again_change_nothing(store: KeyStore) -> None:
     store.collect(ONE, MASTER, [IDS[0]])
     store.destroy_keys([IDS[1]], "voided")
-    put(store, IDS[:3])
+    put(store, [IDS[0], IDS[2]])
+    with pytest.raises(StoreError, match="voided or ended"):
+        put(store, IDS[:3])
     with pytest.raises(KeyNotFound):
         store.collect(ONE, MASTER, [IDS[0]])
     with pytest.raises(KeyNotFound):

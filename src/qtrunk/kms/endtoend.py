@@ -13,7 +13,7 @@ Errors: NotAuthorised, KeyNotFound, RequestRefused, StoreError.
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from qtrunk.base.errors import AuthenticationFailed, KeyNotFound, NotAuthorised, RequestRefused, StoreError
@@ -106,6 +106,40 @@ class EndToEnd(StorePart):
 
         self._journal.run(work)
 
+    def void_keys(self, key_ids: Sequence[KeyId], may_void: Callable[[SaeId], bool]) -> set[KeyId]:
+        """Refuse these keys to their targets from now on, also such as never came; those that one has already.
+
+        NotAuthorised, with nothing changed, where `may_void` does not hold for the initiator of one that is here.
+        """
+
+        def work(db: sqlite3.Connection) -> set[KeyId]:
+            rows = {key_id: _row(db, "stored", key_id) for key_id in key_ids}
+            for key_id, row in rows.items():
+                # A tombstone has no initiator.
+                if row is not None and row["initiator"] and not may_void(SaeId(str(row["initiator"]))):
+                    raise NotAuthorised(f"key {key_id}: is not one of those that may be voided from there")
+            delivered: set[KeyId] = set()
+            for key_id, row in rows.items():
+                if row is None:
+                    self._bury(db, key_id)
+                elif row["state"] == KeyState.STORED.value:
+                    self._end(db, "stored", key_id, KeyState.DESTROYED, "voided")
+                query = "SELECT 1 FROM recipients WHERE key_id = ? AND state = 'delivered' LIMIT 1"
+                if db.execute(query, (key_id,)).fetchone() is not None:
+                    delivered.add(key_id)
+            return delivered
+
+        return self._journal.run(work)
+
+    def _bury(self, db: sqlite3.Connection, key_id: KeyId) -> None:
+        """A record of a key that never came, so that it never will: no material has an empty fingerprint."""
+        now = self._clock.unix_s()
+        db.execute(
+            "INSERT INTO stored VALUES (?, 'destroyed', 'voided', '', '[]', 0, ?, ?, ?, '{}', x'', NULL)",
+            (key_id, now, now, now),
+        )
+        tally(db, _SCOPE, f"stored {KeyState.DESTROYED.value} voided", 1)
+
     def collect(self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId]) -> list[SuppliedKey]:
         """The keys for one of their targets, in order, all or none, once; durable before they are returned.
 
@@ -152,6 +186,8 @@ class EndToEnd(StorePart):
         if row is not None:
             if row["fingerprint"] != mark:
                 raise StoreError(f"key {key_id}: the ID was used before for another key; nothing was stored")
+            if row["state"] == KeyState.DESTROYED.value:
+                raise StoreError(f"key {key_id}: was voided or ended here before; nothing was stored")
             return
         bits, now = 8 * len(material), self._clock.unix_s()
         db.execute(

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, StoreError, WireError
-from qtrunk.base.ids import LinkId, SaeId
+from qtrunk.base.ids import KeyId, LinkId, SaeId
 from qtrunk.base.ports import Clock, SuppliedKey
+from qtrunk.base.secret import Secret
 from qtrunk.crypto.hybrid import NoKemKeyError
 from qtrunk.node.advert import Adverts
 from qtrunk.node.alarms import AlarmBoard
@@ -52,6 +53,10 @@ class KxRunner:
     ) -> list[SuppliedKey]:
         """Fresh keys, stored for every target at its node; raises what the machine says went wrong."""
         return await self._carried(partial(self._machine.request, initiator, targets, number, key_bits))
+
+    async def carry(self, initiator: SaeId, targets: Sequence[SaeId], keys: Sequence[tuple[KeyId, Secret]]) -> None:
+        """Keys of a foreign initiator, stored for every target at its node; raises what the machine says went wrong."""
+        await self._carried(partial(self._machine.carry, initiator, targets, keys))
 
     async def fill(self, initiator: SaeId, target: SaeId, octets: int) -> None:
         """A segment of so many octets for a pool; raises what the machine says went wrong."""

@@ -27,7 +27,7 @@ from qtrunk.node.agent015 import Agent
 from qtrunk.node.ahead import FillAhead
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.authentication import LinkAuthentication, load_signatures
-from qtrunk.node.border import LocalInterior
+from qtrunk.node.border import NetworkInterior
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
 from qtrunk.node.commit import GroupCommit
 from qtrunk.node.config import LinkConfig, NodeConfig
@@ -107,7 +107,7 @@ class Node:
             fallback,
             applications,
         )
-        interior = LocalInterior(config.node_id, self._topology, self._store, self._clock)
+        interior = NetworkInterior(config.node_id, self._topology, self._store, self._clock, self._relay, notes)
         self._interworking = interworking(
             *(config, self._topology, interior, self._clock, kek, self._alarms, self._trust)
         )

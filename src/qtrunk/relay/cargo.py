@@ -19,6 +19,7 @@ from qtrunk.kms.consume import COLLECTED
 from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.relay import messages as wire
 from qtrunk.relay.ports import HybridPort, KeyStorePort
+from qtrunk.topology import ForeignNetwork
 
 CONFIRM_OCTETS = its.WC_KEY_OCTETS
 _CONFIRM_LABEL = b"qtrunk relay confirm 1"
@@ -56,13 +57,20 @@ def keys_of(cargo: Secret, key_bits: int) -> list[Secret]:
         return [Secret(octets[place : place + step]) for place in range(CONFIRM_OCTETS, len(cargo), step)]
 
 
-def keep(store: KeyStorePort, hybrid: HybridPort | None, body: wire.KeyRelay, octets: Secret) -> bytes:
+def origin_of(network: ForeignNetwork | None) -> str:
+    """Where a key was before it came into this network, for receipts; empty where it was made here."""
+    return "" if network is None else f"foreign network {network.id}: what it states, not known here"
+
+
+def keep(
+    store: KeyStorePort, hybrid: HybridPort | None, body: wire.KeyRelay, octets: Secret, origin: str = ""
+) -> bytes:
     """Store a cargo at its target's node, durable on return; the confirmation."""
     seed = None
     if body.hybrid is not None and hybrid is not None:
         seed = hybrid.unwrap(body.route[0], body.hybrid, relay_context(body))
     cargo = masked(octets, seed, body)
-    how = receipt([body.route], body.hops, protection(body.hybrid))
+    how = receipt([body.route], body.hops, protection(body.hybrid), origin)
     initiator, targets = SaeId(body.initiator), [SaeId(target) for target in body.targets]
     if body.segment:
         store.pools.add(COLLECTED, initiator, targets[0], body.segment, cargo, how, body.expires_unix_s)
@@ -83,9 +91,12 @@ def protection(hybrid: kem.Wrapped | None) -> str:
     return "qkd" if hybrid is None else f"qkd + {hybrid.suite}"
 
 
-def receipt(routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop], protection: str) -> dict[str, object]:
+def receipt(
+    routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop], protection: str, origin: str = ""
+) -> dict[str, object]:
     """What the store keeps of how a key came: JSON values."""
     return {
+        **({"origin": origin} if origin else {}),
         "routes": [list(nodes) for nodes in routes],
         "hops": msgspec.to_builtins(list(hops)),
         "epsilon": sum((hop.epsilon for hop in hops), 0.0),

@@ -16,11 +16,20 @@ from qtrunk.topology import Topology
 
 
 def check_request(
-    topology: Topology, node: NodeId, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
+    topology: Topology,
+    node: NodeId,
+    initiator: SaeId,
+    targets: Sequence[SaeId],
+    number: int,
+    key_bits: int,
+    *,
+    is_foreign: bool = False,
 ) -> None:
-    """Refuse what no neighbour would take, so that it fails at once and spends nothing."""
-    known = topology.sae(initiator)
-    if known is None or known.node != node:
+    """Refuse what no neighbour would take, so that it fails at once and spends nothing.
+
+    `is_foreign`: the keys are there already, an SAE of a foreign network has initiated them.
+    """
+    if is_foreign != (topology.sae(initiator) is None) or _first_node(topology, initiator) != node:
         raise RequestRefused(f"SAE {initiator} is not registered at node {node}; ask at its own node")
     if not targets:
         raise RequestRefused("targets: name at least one SAE")
@@ -54,15 +63,24 @@ def check_relay(topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRe
         _check_segment(body)
     else:
         _check_keys(body)
-    initiator = topology.sae(SaeId(body.initiator))
-    if initiator is None or initiator.node != body.route[0]:
-        raise WireError("initiator: must be an SAE of the route's first node")
+    is_foreign = topology.sae(SaeId(body.initiator)) is None
+    if _first_node(topology, SaeId(body.initiator)) != body.route[0] or (is_foreign and body.segment):
+        raise WireError("initiator: must be an SAE of the route's first node, or of a foreign network beside it")
     if not body.targets:
         raise WireError("targets: none")
     for target in body.targets:
         known = topology.sae(SaeId(target))
         if known is None or known.node != body.route[-1] or target not in body.all_targets:
             raise WireError("targets: must be SAEs of the route's last node")
+
+
+def _first_node(topology: Topology, initiator: SaeId) -> NodeId | None:
+    """Where the keys of an initiator start: its own node, or the one beside its foreign network."""
+    known = topology.sae(initiator)
+    if known is not None:
+        return known.node
+    network = topology.foreign(initiator)
+    return None if network is None else network.node
 
 
 def _check_keys(body: wire.KeyRelay) -> None:

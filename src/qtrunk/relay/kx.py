@@ -35,6 +35,7 @@ from qtrunk.relay.cargo import (
     keep,
     keys_of,
     masked,
+    origin_of,
     protection,
     receipt,
     relay_context,
@@ -101,6 +102,8 @@ class _Request:
     """By ID, those that are not confirmed."""
     confirmed: dict[str, wire.KeyRelay] = field(default_factory=dict)
     hops: list[wire.Hop] = field(default_factory=list)
+    given: Secret | None = None
+    """Keys that came from a foreign network, one behind the other; None: the octets of a first hop become keys."""
 
 
 @dataclass(slots=True)
@@ -149,6 +152,28 @@ class Kx:
         octets = CONFIRM_OCTETS + number * key_bits // 8
         return self._new(initiator, targets, number=number, key_bits=key_bits, octets=octets, segment=0)
 
+    def carry(
+        self, initiator: SaeId, targets: Sequence[SaeId], keys: Sequence[tuple[KeyId, Secret]]
+    ) -> tuple[str, list[Effect]]:
+        """Bring keys of a foreign initiator, all of one length, to the nodes of their targets.
+
+        The ID comes back in Supplied, without keys, when all nodes hold them, or in Failed; whatever part of them holds
+        them then keeps them until it is told to void them. The same keys may be carried again.
+        """
+        octets = sum(len(material) for _, material in keys)
+        given = Secret(bytes(octets))
+        _put(given, 0, [material for _, material in keys])
+        request = self._request(
+            initiator,
+            targets,
+            number=len(keys),
+            key_bits=8 * (octets // max(1, len(keys))),
+            octets=CONFIRM_OCTETS + octets,
+            segment=0,
+        )
+        request.key_ids, request.given = [key_id for key_id, _ in keys], given
+        return request.request_id, self._start(request)
+
     def fill(self, initiator: SaeId, target: SaeId, octets: int) -> tuple[str, list[Effect]]:
         """Start a segment for the pool of two SAEs; its ID comes back in Supplied, without keys, or Failed."""
         return self._new(initiator, [target], number=0, key_bits=0, octets=octets, segment=self._segment())
@@ -156,7 +181,13 @@ class Kx:
     def _new(
         self, initiator: SaeId, targets: Sequence[SaeId], *, number: int, key_bits: int, octets: int, segment: int
     ) -> tuple[str, list[Effect]]:
-        request = _Request(
+        request = self._request(initiator, targets, number=number, key_bits=key_bits, octets=octets, segment=segment)
+        return request.request_id, self._start(request)
+
+    def _request(
+        self, initiator: SaeId, targets: Sequence[SaeId], *, number: int, key_bits: int, octets: int, segment: int
+    ) -> _Request:
+        return _Request(
             request_id=self._uuid(),
             initiator=initiator,
             targets=tuple(dict.fromkeys(targets)),
@@ -166,7 +197,6 @@ class Kx:
             segment=segment,
             deadline_s=self._clock.monotonic_s() + REQUEST_TIMEOUT_S,
         )
-        return request.request_id, self._start(request)
 
     def link_up(self, link: LinkId) -> list[Effect]:
         """The neighbour over a link is connected."""
@@ -208,13 +238,14 @@ class Kx:
         """Take octets for the first hops and send, or fail with nothing taken."""
         try:
             self._check(request)
-            request.key_ids = [KeyId(self._uuid()) for _ in range(request.number)]
+            if request.given is None:
+                request.key_ids = [KeyId(self._uuid()) for _ in range(request.number)]
             by_node = self._by_node(request.targets)
             routes = {node: self._route(request, node) for node in by_node if node != self._node}
             with self._store.transaction():
                 effects = self._send_out(request, by_node, routes)
         except QtrunkError as error:
-            request.cargo.wipe()
+            _wipe(request)
             return [Failed(request.request_id, error)]
         if not request.relays:
             return self._deliver(request)
@@ -230,7 +261,10 @@ class Kx:
             raise RequestRefused(f"segment: {request.octets} octets asked for")
         else:
             number, key_bits = 1, 8
-        check_request(self._topology, self._node, request.initiator, request.targets, number, key_bits)
+        is_foreign = request.given is not None
+        check_request(
+            *(self._topology, self._node, request.initiator, request.targets, number, key_bits), is_foreign=is_foreign
+        )
 
     def _send_out(
         self,
@@ -239,7 +273,7 @@ class Kx:
         routes: dict[NodeId, tuple[NodeId, ...]],
     ) -> list[Effect]:
         expires_unix_s = self._expires_unix_s(request)
-        if not request.segment:
+        if not request.segment and request.given is None:
             self._store.reserve_keys(
                 request.key_ids, request.initiator, request.targets, request.key_bits, expires_unix_s
             )
@@ -250,8 +284,6 @@ class Kx:
         for node, nodes in routes.items():
             link = self._hops.between(nodes, 0)
             pad, tag_key = self._hops.allocate(link, request.octets)
-            # The first hop of the first route: its pad is the QKD part, the ciphertext is all zeros.
-            octets = octets or pad.material
             relay = wire.KeyRelay(
                 relay_id=self._uuid(),
                 route=list(nodes),
@@ -264,23 +296,40 @@ class Kx:
                 expires_unix_s=expires_unix_s,
                 hybrid=None,
                 pad=on_wire(pad.slices),
-                ciphertext=its.one_time_pad(octets.reveal(), pad.material.reveal()),
+                ciphertext=b"",
                 hops=[self._hops.record(link, pad.slices)],
             )
+            if octets is None:
+                # The first hop of the first route: its pad is the QKD part, the ciphertext is all zeros; or keys that
+                # are there already go under it, with the mask on them.
+                octets = pad.material if request.given is None else masked(self._given(request), seed, relay)
+            ciphertext = its.one_time_pad(octets.reveal(), pad.material.reveal())
+            relay = msgspec.structs.replace(relay, ciphertext=ciphertext)
             if seed is not None:
                 relay = msgspec.structs.replace(relay, hybrid=self._wrap(node, seed, relay))
             request.relays[relay.relay_id] = relay
             effects.append(self._hops.seal(link, relay, tag_key))
-        octets = octets or Secret(self._random.octets(request.octets))
+        if octets is None:
+            octets = Secret(self._random.octets(request.octets)) if request.given is None else self._given(request)
         request.cargo = octets if relay is None else masked(octets, seed, relay)
         if self._node in by_node:
             self._store.store_keys(
                 list(zip(request.key_ids, keys_of(request.cargo, request.key_bits), strict=True)),
                 *(request.initiator, by_node[self._node], request.targets, request.key_bits),
-                receipt([(self._node,)], [], "local"),
+                receipt([(self._node,)], [], "local", self._origin(request.initiator)),
                 expires_unix_s,
             )
         return effects
+
+    def _origin(self, initiator: str) -> str:
+        return origin_of(self._topology.foreign(SaeId(initiator)))
+
+    def _given(self, request: _Request) -> Secret:
+        """The keys behind fresh octets for the confirmation, which must never key two tags."""
+        assert request.given is not None
+        cargo = Secret(bytes(request.octets))
+        _put(cargo, 0, [Secret(self._random.octets(CONFIRM_OCTETS)), request.given])
+        return cargo
 
     def _wrap(self, node: NodeId, seed: Secret, relay: wire.KeyRelay) -> Wrapped:
         if self.hybrid is None:
@@ -289,7 +338,8 @@ class Kx:
 
     def _expires_unix_s(self, request: _Request) -> float:
         """When the last target must have come."""
-        lifetime_s = self._topology.tenant_of(request.initiator).key_lifetime_s
+        whose = request.initiator if request.given is None else request.targets[0]
+        lifetime_s = self._topology.tenant_of(whose).key_lifetime_s
         return self._clock.unix_s() + lifetime_s + (POOL_LIFETIME_S if request.segment else 0)
 
     def _by_node(self, targets: Sequence[SaeId]) -> dict[NodeId, list[SaeId]]:
@@ -323,7 +373,7 @@ class Kx:
                     *(INITIATED, request.initiator, request.targets[0], request.segment, request.cargo, how),
                     self._clock.unix_s() + POOL_LIFETIME_S,
                 )
-            else:
+            elif request.given is None:
                 self._store.deliver_initiator(request.key_ids, how)
                 materials = keys_of(request.cargo, request.key_bits)
                 keys = [
@@ -332,7 +382,7 @@ class Kx:
                 ]
         except QtrunkError as error:
             return [*self._void(request), Failed(request.request_id, error)]
-        request.cargo.wipe()
+        _wipe(request)
         return [Supplied(request.request_id, keys)]
 
     def _retry(self, request: _Request, why: str, links: Collection[LinkId]) -> list[Effect]:
@@ -351,20 +401,28 @@ class Kx:
             deadline_s=request.deadline_s + RETRY_TIMEOUT_S,
             attempt=request.attempt + 1,
             avoided=request.avoided.union(links),
+            given=request.given,
+            key_ids=[] if request.given is None else request.key_ids,
         )
         if again.attempt > ATTEMPTS_MAX:
+            _wipe(again)
             return [*effects, Failed(request.request_id, KeyExhausted(why))]
         try:
             for node in self._by_node(request.targets):
                 if node != self._node:
                     self._route(again, node)
         except RouteUnavailable:
+            _wipe(again)
             return [*effects, Failed(request.request_id, KeyExhausted(f"{why}; there is no other route"))]
         return effects + self._start(again)
 
     def _void(self, request: _Request) -> list[Effect]:
         """Keys that the initiator will not be given must not wait anywhere."""
         effects: list[Effect] = []
+        if request.given is not None:
+            # Another attempt has the same key IDs, and who gave the keys has them voided where all fails.
+            request.cargo.wipe()
+            return effects
         for relay_id, relay in {**request.relays, **request.confirmed}.items():
             void = wire.KeyVoid(
                 relay_id=relay_id,
@@ -449,7 +507,7 @@ class Kx:
                     # Without this a relay could take the mask away and so know the key of whoever collects it.
                     if self._is_hybrid(SaeId(body.initiator)) and (body.hybrid is None or self.hybrid is None):
                         raise WireError(f"relay: keys of {body.initiator} must be hybrid")
-                    return keep(self._store, self.hybrid, body, octets)
+                    return keep(self._store, self.hybrid, body, octets, self._origin(body.initiator))
                 pad, tag_key = self._hops.allocate(onward, len(octets))
                 relay = msgspec.structs.replace(
                     body,
@@ -544,3 +602,17 @@ class Kx:
 
     def _uuid(self) -> str:
         return str(uuid.UUID(bytes=self._random.octets(16), version=4))
+
+
+def _put(into: Secret, start: int, materials: Sequence[Secret]) -> None:
+    """One behind the other."""
+    view = into.fill()
+    for material in materials:
+        view[start : start + len(material)] = material.reveal()
+        start += len(material)
+
+
+def _wipe(request: _Request) -> None:
+    request.cargo.wipe()
+    if request.given is not None:
+        request.given.wipe()
