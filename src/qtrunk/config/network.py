@@ -17,6 +17,7 @@ from qtrunk.base.errors import ConfigError, RequestRefused
 from qtrunk.base.ids import NodeId, SaeId, is_node_id, parse_sae_id
 from qtrunk.config import field, geography, keyapi
 from qtrunk.config.field import Entry, LinkSettings
+from qtrunk.config.include import gather
 from qtrunk.config.neighbour import neighbours
 from qtrunk.config.problem import Problems, child, choices, listed, quoted, shown
 from qtrunk.config.shortform import ID_RULE, Draft, Span, rewrite
@@ -36,8 +37,9 @@ def shipped() -> list[str]:
 def find(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a shipped topology, or the path as given; ConfigError if there is neither."""
     text = os.fspath(name_or_path)
-    if text in shipped():
-        return _SHIPPED / f"{text}.toml"
+    known = _shipped_file(text)
+    if known is not None:
+        return known
     path = Path(text)
     try:
         exists = path.exists()
@@ -53,9 +55,11 @@ def load(text_or_path: str | Path) -> Topology:
 
     Raises ConfigError, whose `problems` has a line for every mistake.
     """
-    document = _parse(text_or_path if isinstance(text_or_path, str) else _read(text_or_path))
+    is_text = isinstance(text_or_path, str)
+    document = _parse(text_or_path) if isinstance(text_or_path, str) else _parse_file(text_or_path)
     problems = Problems()
-    draft = rewrite(document, problems)
+    path = None if is_text else Path(text_or_path)
+    draft = rewrite(gather(document, path, _parse_file, _shipped_file, problems), problems)
     topology = _build(draft, problems)
     problems.raise_if_any()
     return topology
@@ -64,6 +68,14 @@ def load(text_or_path: str | Path) -> Topology:
 def describe(topology: Topology) -> dict[str, object]:
     """The canonical form in plain JSON values, defaults filled in; `Topology.from_dict` reads it back."""
     return topology.to_dict()
+
+
+def _shipped_file(name: str) -> Path | None:
+    return _SHIPPED / f"{name}.toml" if name in shipped() else None
+
+
+def _parse_file(path: Path) -> dict[str, object]:
+    return _parse(_read(path))
 
 
 def _read(path: Path) -> str:
@@ -107,7 +119,7 @@ def _build(draft: Draft, problems: Problems) -> Topology:
         saes=tuple(saes),
         demands=tuple(demands),
         tenants=tenants(draft.tenants, [sae.id for sae in saes]),
-        key_api=keyapi.key_api(draft.file.below("key_api", keyapi.KEY_API_KEYS)),
+        key_api=keyapi.key_api(draft.key_api),
         neighbours=neighbours(draft.neighbours, [node.id for node in nodes], [sae.id for sae in saes]),
     )
 
@@ -187,12 +199,19 @@ def _check_connected(draft: Draft, problems: Problems) -> None:
 
 
 def _links(draft: Draft, nodes: Mapping[str, Node], problems: Problems) -> list[Link]:
-    defaults = field.link_settings(draft.defaults)
+    defaults = {source: field.link_settings(entry) for source, entry in draft.defaults.items()}
+    overall = field.NO_SETTINGS
+    for entry in draft.all_links.values():
+        overall = field.link_settings(entry).over(overall)
     exceptions = {name: field.link_settings(entry) for name, entry in draft.exceptions.items()}
     if draft.is_graph_sound:
         _check_exceptions(draft)
     return [
-        _link(span, exceptions.get(span.id, field.NO_SETTINGS).over(defaults), draft, nodes, problems)
+        _link(
+            span,
+            exceptions.get(span.id, field.NO_SETTINGS).over(overall).over(defaults[span.source]),
+            *(draft, nodes, problems),
+        )
         for span in draft.spans
     ]
 
@@ -242,8 +261,8 @@ def _check_exceptions(draft: Draft) -> None:
 
 def _length_from_map(span: Span, draft: Draft, nodes: Mapping[str, Node], problems: Problems) -> float:
     """The likely fibre length between two sites on the map; 0 stands in where there is a problem."""
-    path = child(child("links", span.id), "length_km")
-    tables = [draft.defaults, draft.exceptions.get(span.id)]
+    path = child(span.at, "length_km")
+    tables = [draft.defaults[span.source], *draft.all_links.values(), draft.exceptions.get(span.id)]
     if any(table is not None and table.has("length_km") for table in tables):
         return 0.0  # given and wrong: that is noted already
     points = [_point(nodes[end]) for end in (span.alice, span.bob)]
@@ -269,7 +288,7 @@ def _loss_from_length(span: Span, length_km: float, equipment: Equipment, proble
     loss_db = geography.fibre_loss_db(length_km, equipment.fibre_db_per_km, equipment.connector_loss_db)
     complaint = field.LOSS_DB.complaint(loss_db)
     if complaint is not None and length_km <= field.LENGTH_KM.high:
-        path = child(child("links", span.id), "loss_db")
+        path = child(span.at, "loss_db")
         problems.add(path, f"{complaint} (fibre_db_per_km x length_km + connector_loss_db)")
     return loss_db
 

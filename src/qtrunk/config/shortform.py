@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from qtrunk.base.ids import LinkId, NodeId, is_node_id
 from qtrunk.config.field import LINK_KEYS, Entry
+from qtrunk.config.include import Gathered, Places, place
+from qtrunk.config.keyapi import KEY_API_KEYS
 from qtrunk.config.neighbour import NEIGHBOUR_KEYS
 from qtrunk.config.problem import Problems, child, choices, quoted, shown
 from qtrunk.config.tenant import TENANT_KEYS
@@ -18,7 +20,7 @@ from qtrunk.topology import link_id
 
 FILE_KEYS = (
     *("name", "title", "trunks", "rings", "link", "links", "nodes", "saes", "demands", "tenants", "key_api"),
-    "neighbours",
+    *("neighbours", "include", "all_links"),
 )
 NODE_KEYS = ("name", "name_local", "lat", "lon", "ports")
 SAE_KEYS = ("id", "node", "identities")
@@ -35,11 +37,28 @@ class Span:
     bob: NodeId
     path: str
     """The trunk or ring that names it."""
+    source: str = ""
+    """The included file whose `[link]` holds for it; empty: the file itself."""
+
+    @property
+    def at(self) -> str:
+        """The path of its own table, there or not."""
+        return place(self.source, child("links", self.id))
 
     @property
     def id(self) -> LinkId:
         """The ID of the link."""
         return link_id(self.alice, self.bob)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A trunk or ring, where it stands and in which file."""
+
+    path: str
+    nodes: list[str]
+    is_closed: bool
+    source: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,55 +68,78 @@ class Draft:
     file: Entry
     nodes: Mapping[str, Entry]
     spans: Sequence[Span]
-    defaults: Entry
+    defaults: Mapping[str, Entry]
+    """`[link]` of each file; the empty name is the file itself."""
+    all_links: Mapping[str, Entry]
+    """`[all_links]` of each file, included ones first, the file itself last."""
     exceptions: Mapping[str, Entry]
     saes: Sequence[Entry]
     demands: Sequence[Entry]
     tenants: Mapping[str, Entry]
     neighbours: Mapping[str, Entry]
+    key_api: Entry
     are_nodes_known: bool
     """Whether `nodes` holds every node that the file means."""
     is_graph_sound: bool
     """Whether `nodes`, `trunks` and `rings` are free of mistakes, so that checks against them make sense."""
 
 
-def rewrite(document: Mapping[str, object], problems: Problems) -> Draft:
-    """The canonical form of a parsed file."""
-    file = Entry(document, "", problems, FILE_KEYS)
-    given = _tables(file, "nodes", NODE_KEYS, problems)
+def rewrite(gathered: Gathered, problems: Problems) -> Draft:
+    """The canonical form of a parsed file and all that it includes."""
+    places = gathered.places
+    file = Entry(gathered.document, "", problems, FILE_KEYS)
+    given = _tables(file, "nodes", NODE_KEYS, places, problems)
     declared = given or {}
     before = len(problems)
     _check_ids(declared, problems)
-    rows = [*_rows(file, "trunks", declared, problems), *_rows(file, "rings", declared, problems)]
+    rows = [*_rows(file, "trunks", declared, places, problems), *_rows(file, "rings", declared, places, problems)]
     if not rows and len(problems) == before:
         problems.add("trunks", 'missing; a network needs a trunk or a ring, such as trunks = [["a", "b", "c"]]')
     spans = _spans(rows, problems)
     is_graph_sound = len(problems) == before and given is not None
-    defaults = file.below("link", LINK_KEYS)
-    exceptions = _tables(file, "links", (*LINK_KEYS, *SOURCE_KEYS), problems)
-    names = list(declared) or list(dict.fromkeys(name for _, row, _ in rows for name in row))
+    names = list(declared) or list(dict.fromkeys(name for row in rows for name in row.nodes))
+    key_api = place(places.tables.get(("key_api", ""), ""), "key_api")
     return Draft(
         file=file,
         nodes=declared or {name: Entry({}, child("nodes", name), problems, ()) for name in names},
         spans=spans,
-        defaults=defaults,
-        exceptions=exceptions or {},
-        saes=_saes(file, problems),
-        demands=_list_of_tables(file, "demands", DEMAND_KEYS, problems),
-        tenants=_tables(file, "tenants", TENANT_KEYS, problems) or {},
-        neighbours=_tables(file, "neighbours", NEIGHBOUR_KEYS, problems) or {},
+        defaults=_of_each(file, "link", gathered.defaults, problems),
+        all_links=_of_each(file, "all_links", gathered.all_links, problems),
+        exceptions=_tables(file, "links", (*LINK_KEYS, *SOURCE_KEYS), places, problems) or {},
+        saes=_saes(file, places, problems),
+        demands=_list_of_tables(file, "demands", DEMAND_KEYS, places, problems),
+        tenants=_tables(file, "tenants", TENANT_KEYS, places, problems) or {},
+        neighbours=_tables(file, "neighbours", NEIGHBOUR_KEYS, places, problems) or {},
+        key_api=Entry(file.table("key_api") or {}, key_api, problems, KEY_API_KEYS),
         are_nodes_known=bool(declared) or is_graph_sound,
         is_graph_sound=is_graph_sound,
     )
 
 
-def _tables(file: Entry, key: str, keys: Sequence[str], problems: Problems) -> dict[str, Entry] | None:
+def _of_each(file: Entry, key: str, included: Mapping[str, object], problems: Problems) -> dict[str, Entry]:
+    """A table of link settings of every included file, then of the file itself, by file."""
+    entries: dict[str, Entry] = {}
+    for source, value in included.items():
+        path = place(source, key)
+        if not isinstance(value, dict):
+            problems.add(path, f"{shown(value)} is not a table")
+        entries[source] = Entry(value if isinstance(value, dict) else {}, path, problems, LINK_KEYS)
+    entries[""] = file.below(key, LINK_KEYS)
+    return entries
+
+
+def _tables(file: Entry, key: str, keys: Sequence[str], places: Places, problems: Problems) -> dict[str, Entry] | None:
     """A table of tables; None where it is something else."""
     tables = file.table(key)
     if tables is None:
         return None
-    parent = Entry(tables, file.at(key), problems, tables)
-    return {name: parent.below(name, keys) for name in tables}
+    found: dict[str, Entry] = {}
+    for name, value in tables.items():
+        path = places.table(key, name)
+        if not isinstance(value, dict):
+            problems.add(path, f"{shown(value)} is not a table")
+        found[name] = Entry(value if isinstance(value, dict) else {}, path, problems, keys)
+    return found
 
 
 def _check_ids(declared: Mapping[str, Entry], problems: Problems) -> None:
@@ -106,21 +148,19 @@ def _check_ids(declared: Mapping[str, Entry], problems: Problems) -> None:
             problems.add(entry.path, f"{quoted(name)} is not a node ID: {ID_RULE}")
 
 
-def _rows(
-    file: Entry, key: str, declared: Mapping[str, Entry], problems: Problems
-) -> list[tuple[str, list[str], bool]]:
-    """The rows of `trunks` or `rings`, as (path, node IDs, is closed). Rows with mistakes are left out."""
-    rows: list[tuple[str, list[str], bool]] = []
+def _rows(file: Entry, key: str, declared: Mapping[str, Entry], places: Places, problems: Problems) -> list[_Row]:
+    """The rows of `trunks` or `rings`. Rows with mistakes are left out."""
+    rows: list[_Row] = []
     for index, value in enumerate(file.items(key) or ()):
-        path = f"{file.at(key)}[{index}]"
-        row = _row(value, path, declared, problems)
-        if row is None:
+        path = places.item(key, index)
+        nodes = _row(value, path, declared, problems)
+        if nodes is None:
             continue
         least, rule = _RULE_OF_ROW[key]
-        if len(row) < least:
-            problems.add(path, f"{len(row)} named; {rule}")
+        if len(nodes) < least:
+            problems.add(path, f"{len(nodes)} named; {rule}")
             continue
-        rows.append((path, row, key == "rings"))
+        rows.append(_Row(path, nodes, key == "rings", places.source(key, index)))
     return rows
 
 
@@ -145,14 +185,15 @@ def _row(value: object, path: str, declared: Mapping[str, Entry], problems: Prob
     return names if len(problems) == before else None
 
 
-def _spans(rows: Sequence[tuple[str, list[str], bool]], problems: Problems) -> list[Span]:
+def _spans(rows: Sequence[_Row], problems: Problems) -> list[Span]:
     """Each pair of neighbours once; a link named twice, or an ID that two links would share, is a mistake."""
     by_ends: dict[frozenset[str], Span] = {}
     by_id: dict[LinkId, Span] = {}
-    for path, row, is_closed in rows:
-        followers = [*row[1:], row[0]] if is_closed else row[1:]
-        for alice, bob in zip(row, followers, strict=False):
-            span = Span(alice=NodeId(alice), bob=NodeId(bob), path=path)
+    for row in rows:
+        path = row.path
+        followers = [*row.nodes[1:], row.nodes[0]] if row.is_closed else row.nodes[1:]
+        for alice, bob in zip(row.nodes, followers, strict=False):
+            span = Span(alice=NodeId(alice), bob=NodeId(bob), path=path, source=row.source)
             same_ends = by_ends.get(frozenset((alice, bob)))
             same_id = by_id.get(span.id)
             if same_ends is not None:
@@ -170,11 +211,11 @@ def _spans(rows: Sequence[tuple[str, list[str], bool]], problems: Problems) -> l
     return list(by_id.values())
 
 
-def _saes(file: Entry, problems: Problems) -> list[Entry]:
+def _saes(file: Entry, places: Places, problems: Problems) -> list[Entry]:
     """SAEs, `"id@node"` or a table. An SAE ID may hold an @, a node ID may not: the last one parts them."""
     saes: list[Entry] = []
     for index, value in enumerate(file.items("saes") or ()):
-        path = f"saes[{index}]"
+        path = places.item("saes", index)
         if isinstance(value, str):
             name, at, node = value.rpartition("@")
             if at:
@@ -188,10 +229,10 @@ def _saes(file: Entry, problems: Problems) -> list[Entry]:
     return saes
 
 
-def _list_of_tables(file: Entry, key: str, keys: Sequence[str], problems: Problems) -> list[Entry]:
+def _list_of_tables(file: Entry, key: str, keys: Sequence[str], places: Places, problems: Problems) -> list[Entry]:
     found: list[Entry] = []
     for index, value in enumerate(file.items(key) or ()):
-        path = f"{key}[{index}]"
+        path = places.item(key, index)
         if isinstance(value, dict):
             found.append(Entry(value, path, problems, keys))
         else:
