@@ -225,7 +225,9 @@ class Tenant:
     """Of the QKD under a key, all hops together."""
     hops_max: int | None = None
     routes_min: int = 1
-    """Disjoint routes whose shares are combined in a key."""
+    """Disjoint routes whose shares make a key: who has fewer of them knows nothing of it."""
+    routes_spare: int = 0
+    """Disjoint routes more, as far as there are so many: shares on so many of them may be wrong or missing."""
     hybrid: str = "hybrid"
     """What keys must be made of: `qkd`, `hybrid` (QKD and post-quantum) or `fallback` (one of them)."""
 

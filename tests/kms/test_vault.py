@@ -1,6 +1,5 @@
 """Unsealing: the KEK comes out for those who hold what was agreed, and for nobody else."""
 
-import itertools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from qtrunk.base.errors import AuthenticationFailed, RequestRefused, StoreError
 from qtrunk.base.ids import NodeId
 from qtrunk.base.secret import Secret
 from qtrunk.kms.store import KeyStore
-from qtrunk.kms.vault import methods, opened, shamir, sharetext, vaultfile
+from qtrunk.kms.vault import methods, opened, sharetext, vaultfile
 from qtrunk.kms.vault.unsealing import SHARES_WAIT_S, Keys, Unsealing
 
 NODE = NodeId("a")
@@ -47,41 +46,6 @@ def keys(memory_path: Path, path: Path) -> Keys:
 
 def secret(text: bytes = PHRASE) -> Secret:
     return Secret(text)
-
-
-# ── secret sharing ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_the_field_is_that_of_aes() -> None:
-    # FIPS 197 section 4.2 and 4.2.1.
-    assert shamir._times(0x57, 0x83) == 0xC1
-    assert shamir._times(0x57, 0x13) == 0xFE
-    assert all(shamir._times(value, shamir._inverse(value)) == 1 for value in range(1, 256))
-
-
-def test_any_k_of_n_shares_give_the_secret_and_fewer_do_not() -> None:
-    whole = Secret(bytes(range(32)))
-    shares = shamir.split(whole, 3, 5)
-    for chosen in itertools.combinations(shares, 3):
-        assert shamir.combine({index: shares[index] for index in chosen}) == whole
-    assert shamir.combine(shares) == whole
-    for chosen in itertools.combinations(shares, 2):
-        assert shamir.combine({index: shares[index] for index in chosen}) != whole
-
-
-def test_one_share_less_leaves_every_secret_possible() -> None:
-    # With one of two shares of an octet known, each of the 256 secrets belongs to exactly one other share.
-    known = shamir.split(Secret(b"\x2a"), 2, 2)[1]
-    found = {bytes(shamir.combine({1: known, 2: Secret(bytes([other]))}).reveal()) for other in range(256)}
-    assert len(found) == 256
-
-
-@pytest.mark.parametrize(("needed", "count"), [(1, 3), (0, 0), (4, 3), (2, 65)])
-def test_shares_that_make_no_sense_are_refused(needed: int, count: int) -> None:
-    with pytest.raises(ValueError, match="shares"):
-        shamir.split(Secret(bytes(32)), needed, count)
-    with pytest.raises(ValueError, match="shares"):
-        shamir.combine({0: Secret(bytes(32)), 1: Secret(bytes(32))})
 
 
 def test_a_slip_of_the_pen_in_a_share_is_found(path: Path) -> None:

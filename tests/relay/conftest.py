@@ -26,3 +26,19 @@ def circle(tmp_path):
     yield made
     for store in made.stores.values():
         store.close()
+
+
+@pytest.fixture
+def network_of(tmp_path):
+    """Makes networks of any topology."""
+    opened = []
+
+    def make(topology):
+        made = relay_network.Network(topology, tmp_path / str(len(opened)))
+        opened.append(made)
+        return made
+
+    yield make
+    for made in opened:
+        for store in made.stores.values():
+            store.close()

@@ -1,15 +1,23 @@
 """All nodes of a network in one process: real relay machines on real key stores, joined by octets."""
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
+
+import msgspec
 
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.base.secret import Secret
+from qtrunk.base.wire import decode, encode
+from qtrunk.crypto import its
+from qtrunk.kms.key import Slice
 from qtrunk.kms.store import KeyStore
-from qtrunk.relay.kx import Kx, Report, SendKx
+from qtrunk.relay import messages as wire
+from qtrunk.relay.hops import PROTOCOL
+from qtrunk.relay.kx import Kx, Report, SendKx, Tell
 from qtrunk.stages import Epsilon, QkdKey
-from qtrunk.topology import Node, Sae, Topology, ring, trunk
+from qtrunk.topology import DEFAULT_TENANT, Link, Node, Sae, Tenant, Topology, link_id, ring, trunk
 
 
 class Clock:
@@ -39,6 +47,8 @@ class Network:
     seen: list[tuple[NodeId, LinkId, bytes]] = field(default_factory=list)
     answers: dict[str, object] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
+    notes: list[tuple[NodeId, NodeId, bytes]] = field(default_factory=list)
+    """Sender, receiver, what it says."""
 
     def __post_init__(self) -> None:
         self.stores, self.machines = {}, {}
@@ -78,16 +88,24 @@ class Network:
                 self.wires.append((self.topology.link(effect.link).other(node), effect.link, effect.octets))
             elif isinstance(effect, Report):
                 self.reports.append(effect)
+            elif isinstance(effect, Tell):
+                self.notes.append((node, effect.node, effect.octets))
             else:
                 assert effect.request_id not in self.answers
                 self.answers[effect.request_id] = effect
 
-    def settle(self, change=lambda _node, _link, octets: [octets]) -> None:
-        while self.wires:
-            node, link, octets = self.wires.pop(0)
-            self.seen.append((node, link, octets))
-            for changed in change(node, link, octets):
-                self.do(node, self.machines[node].receive(link, changed))
+    def settle(self, change=lambda _node, _link, octets: [octets], state=lambda _sender, octets: [octets]) -> None:
+        """Carry what waits. `change` is what may happen on the way or in a corrupt node, `state` to a node's notes."""
+        while self.wires or self.notes:
+            while self.wires:
+                node, link, octets = self.wires.pop(0)
+                self.seen.append((node, link, octets))
+                for changed in change(node, link, octets):
+                    self.do(node, self.machines[node].receive(link, changed))
+            if self.notes:
+                sender, receiver, octets = self.notes.pop(0)
+                for stated in state(sender, octets):
+                    self.do(receiver, self.machines[receiver].receive_note(sender, stated))
 
     def ask(self, initiator, targets, number=1, key_bits=256, change=None):
         node = self.topology.sae(SaeId(initiator)).node
@@ -124,6 +142,51 @@ def row_of_nodes() -> Topology:
 
 def ring_of_nodes() -> Topology:
     return with_saes(ring("t", [Node(id=NodeId(name)) for name in NAMES], [(10, 3)] * 5))
+
+
+def of_tenant(topology: Topology, **limits) -> Topology:
+    """The same network, all its SAEs of a tenant with these limits."""
+    return replace(topology, tenants=(Tenant(id=DEFAULT_TENANT, **limits),))
+
+
+def three_ways(**limits) -> Topology:
+    """From a to e by b and c, by f and g, by h and i."""
+    nodes = [Node(id=NodeId(name)) for name in "abcefghi"]
+    links = [
+        Link(id=link_id(NodeId(one), NodeId(other)), alice=NodeId(one), bob=NodeId(other), length_km=10, loss_db=3)
+        for row in ("abce", "afge", "ahie")
+        for one, other in pairwise(row)
+    ]
+    return of_tenant(with_saes(Topology(name="t", nodes=tuple(nodes), links=tuple(links))), **limits)
+
+
+def changing(network, who, change):
+    """Node `who` is corrupt: it changes the relays that it passes on, and seals them rightly."""
+
+    def corrupt(node, link, octets):
+        if network.topology.link(link).other(node) != who:
+            return [octets]
+        sealed = decode(octets, wire.Sealed)
+        body = decode(sealed.body, wire.KxMessage)
+        changed = change(body)
+        if changed is body:
+            return [octets]
+        # The tag's key was allocated before the pad: it is still the sender's to use for another message.
+        key = network.stores[who]._material(link, [Slice(*piece) for piece in sealed.auth])
+        octets = encode(changed)
+        label = b"|".join([PROTOCOL.encode(), who.encode(), node.encode(), link.encode()])
+        return [encode(wire.Sealed(body=octets, auth=sealed.auth, tag=its.tag(key.reveal(), label, [octets])))]
+
+    return corrupt
+
+
+def flipped(body):
+    """A relay with one bit of its cargo changed; other messages as they are."""
+    if not isinstance(body, wire.KeyRelay):
+        return body
+    ciphertext = bytearray(body.ciphertext)
+    ciphertext[-200] ^= 1
+    return msgspec.structs.replace(body, ciphertext=bytes(ciphertext))
 
 
 def same(one, other):

@@ -35,7 +35,7 @@ def make_hybrid(network, *, nodes="abcde"):
     ends = {name: HybridEnd(name, signing[name], verifying) for name in nodes}
     for machine_node, machine in network.machines.items():
         machine.hybrid = ends[machine_node]
-        machine._is_hybrid = lambda _sae: True
+        machine._ground.is_hybrid = lambda _sae: True
         for other in nodes:
             ends[machine_node].learn(ends[other].offer(network.clock.unix_s()), network.clock.unix_s())
     return ends
@@ -111,7 +111,7 @@ def resealed(network, change):
         # The tag's key was allocated before the pad: it is still the sender's to use for another message.
         key = network.stores[NodeId("b")]._material(link, [wire_slice(piece) for piece in sealed.auth])
         octets = encode(changed)
-        tag = its.tag(key.reveal(), b"|".join([b"qtrunk kx 2", b"b", b"c", b"b-c"]), [octets])
+        tag = its.tag(key.reveal(), b"|".join([b"qtrunk kx 3", b"b", b"c", b"b-c"]), [octets])
         return [encode(wire.Sealed(body=octets, auth=sealed.auth, tag=tag))]
 
     return corrupt

@@ -30,8 +30,11 @@ TENANT_WHOLES: Mapping[str, Range] = MappingProxyType(
         "priority": Range(0, 7),
         "hops_max": Range(1, 64),
         "routes_min": Range(1, 8),
+        "routes_spare": Range(0, 7),
     }
 )
+ROUTES_MAX = 8
+"""Of routes_min and routes_spare together, as `relay.messages` has it."""
 HYBRID = ("qkd", "hybrid", "fallback")
 TENANT_KEYS = ("title", "saes", *TENANT_NUMBERS, *TENANT_WHOLES, "hybrid")
 
@@ -87,6 +90,11 @@ def _check_against_each_other(tenant: Tenant, entry: Entry) -> None:
             "burst_bps",
             f"{shown(tenant.burst_bps)} is under guaranteed_bps, {shown(tenant.guaranteed_bps)};"
             " the burst rate includes what is guaranteed",
+        )
+    if tenant.routes_spare and not 2 <= tenant.routes_min <= ROUTES_MAX - tenant.routes_spare:
+        entry.wrong(
+            "routes_spare",
+            f"{tenant.routes_spare} needs a routes_min of at least 2, and both together at most {ROUTES_MAX}",
         )
     day, month = tenant.quota_bits_per_day, tenant.quota_bits_per_month
     if day is not None and month is not None and month < day:

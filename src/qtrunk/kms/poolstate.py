@@ -118,6 +118,7 @@ def quality_of(receipt: dict[str, Any]) -> Quality:
     return Quality(
         epsilon=float(receipt.get("epsilon", 0.0)),
         hops=max((len(nodes) - 1 for nodes in routes), default=0),
+        routes=int(receipt.get("needed", 1)),
         is_qkd="qkd" in protection,
         is_hybrid="ml-kem" in protection,
     )

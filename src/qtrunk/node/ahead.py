@@ -7,7 +7,9 @@ an alarm stands for as long as that lasts.
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -25,7 +27,7 @@ from qtrunk.node.fallback import Fallback
 from qtrunk.node.kxrunner import KxRunner
 from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
 from qtrunk.relay.messages import SEGMENT_OCTETS_MAX
-from qtrunk.relay.route import route
+from qtrunk.relay.route import disjoint_routes, route
 from qtrunk.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -194,27 +196,39 @@ class FillAhead:
         if quality != stock.quality:
             stock.quality = quality
         try:
-            nodes = route(self._topology, self._node, target.node, self._adverts.unusable_links(now_s))
+            routes = self._routes(pair, target.node, self._adverts.unusable_links(now_s))
         except RouteUnavailable:
             wanted.link, wanted.relayable_bits, stock.fill_bps = None, 0.0, 0.0
             return
-        links = [self._topology.link_between(*hop) for hop in pairwise(nodes)]
-        levels = [self._adverts.level(here, link.id, now_s) for here, link in zip(nodes, links, strict=False)]
-        wanted.link = links[0].id
+        hops = [(here, self._topology.link_between(here, there).id) for row in routes for here, there in pairwise(row)]
+        levels = [self._adverts.level(here, link, now_s) for here, link in hops]
+        # In shares each route carries as many octets: the poorest one counts, at its first link, too.
+        firsts = [self._topology.link_between(*row[:2]).id for row in routes]
+        own = {link: level.octets for link in firsts if (level := self._adverts.level(self._node, link, now_s))}
+        wanted.link = min(firsts, key=lambda link: own.get(link, 0))
         wanted.relayable_bits = 8.0 * min(level.octets - HOP_OVERHEAD_OCTETS if level else 0 for level in levels)
         wanted.relayable_bits = max(0.0, wanted.relayable_bits)
         stock.fill_bps = min(level.fill_bps if level else 0.0 for level in levels)
 
+    def _routes(self, pair: Pair, node: NodeId, without: Collection[LinkId] = ()) -> Sequence[tuple[NodeId, ...]]:
+        """What its key needs: one route, or as many disjoint ones as the tenants demand."""
+        needed = max(self._topology.tenant_of(sae).routes_min for sae in pair)
+        if needed == 1:
+            return [route(self._topology, self._node, node, without)]
+        return disjoint_routes(self._topology, self._node, node, needed, without)
+
     def _expected(self, pair: Pair, node: NodeId) -> Quality:
-        """What a key would rest on that were made now, over the shortest route."""
-        try:
-            nodes = route(self._topology, self._node, node)
-        except RouteUnavailable:
-            nodes = ()
-        links = [self._topology.link_between(*hop) for hop in pairwise(nodes)]
+        """What a key would rest on that were made now, over the shortest routes."""
+        routes: Sequence[tuple[NodeId, ...]] = ()
+        # Without so many routes nothing is made, and what the quality says refuses it for good.
+        with contextlib.suppress(RouteUnavailable):
+            routes = [route(self._topology, self._node, node)]
+            routes = self._routes(pair, node)
+        links = [self._topology.link_between(*hop) for row in routes for hop in pairwise(row)]
         return Quality(
             epsilon=_BLOCKS_PER_KEY * sum(link.distillation.epsilon_secret for link in links),
-            hops=len(links),
+            hops=max((len(row) - 1 for row in routes), default=0),
+            routes=max(1, len(routes)),
             is_hybrid=self._fallback is not None and self._topology.tenant_of(pair[0]).hybrid != "qkd",
         )
 

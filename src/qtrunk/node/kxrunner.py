@@ -10,14 +10,16 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, StoreError, WireError
-from qtrunk.base.ids import KeyId, LinkId, SaeId
+from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
 from qtrunk.base.ports import Clock, SuppliedKey
 from qtrunk.base.secret import Secret
 from qtrunk.crypto.hybrid import NoKemKeyError
 from qtrunk.node.advert import Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.channel import Channel
+from qtrunk.node.notes import Notes
 from qtrunk.relay import kx
+from qtrunk.relay.inquest import SERVICE as INQUEST
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ SILENCE_S = 15.0
 _KX, _ADVERT, _NOTE = b"\x00", b"\x01", b"\x02"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
+_LOGGED = ("PoolEmpty", "RelaySilent")
+"""No alarms of their own: what lies behind them has one."""
 
 
 class KxRunner:
@@ -43,6 +47,13 @@ class KxRunner:
         self._waiting: dict[str, asyncio.Future[list[SuppliedKey]]] = {}
         self.receive_note: Callable[[bytes], None] = _no_notes
         """What takes the notes that come in (node.notes)."""
+        self._tell: Callable[[NodeId, bytes], None] | None = None
+
+    def use_notes(self, notes: Notes) -> None:
+        """Take notes that come in, and ask by notes who changed a relay."""
+        self.receive_note = notes.receive
+        self._tell = notes.service(INQUEST).tell
+        notes.serve(INQUEST, lambda node, octets: self._carry_out(self._machine.receive_note(node, octets)))
 
     def is_up(self, link: LinkId) -> bool:
         """Whether the neighbour over this link is connected."""
@@ -171,10 +182,14 @@ class KxRunner:
                     self._answer(effect.request_id, effect.keys)
                 case kx.Failed():
                     self._answer(effect.request_id, effect.error)
+                case kx.Tell():
+                    if self._tell is not None:
+                        self._tell(effect.node, effect.octets)
                 case kx.Report():
                     log.warning("relay: %s: %s", effect.alarm, effect.text)
-                    if effect.alarm != "PoolEmpty":
-                        self._alarms.raise_alarm(effect.link or RELAY, effect.alarm, "major", effect.text)
+                    if effect.alarm not in _LOGGED:
+                        about = f"node {effect.node}" if effect.node else effect.link or RELAY
+                        self._alarms.raise_alarm(about, effect.alarm, "major", effect.text)
 
     def _answer(self, request_id: str, answer: list[SuppliedKey] | QtrunkError) -> None:
         waiting = self._waiting.get(request_id)

@@ -96,7 +96,7 @@ class Node:
         pools = self._store.pools
         if end is not None:
             notes = Notes(config.node_id, self._topology, end, self._clock, self._note_route, self._relay.send_note)
-            self._relay.receive_note = notes.receive
+            self._relay.use_notes(notes)
             machine.hybrid = hybrid = HybridKeys(end, notes, self._clock)
             self._pool_sync = PoolSync(hybrid, config.node_id, self._topology, pools, notes, self._clock)
             fallback = Fallback(*(config.node_id, self._topology, pools, hybrid, notes, self._random, self._clock))

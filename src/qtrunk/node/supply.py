@@ -15,6 +15,7 @@ from qtrunk.node.abroad import Abroad
 from qtrunk.node.ahead import FillAhead
 from qtrunk.node.commit import GroupCommit
 from qtrunk.node.kxrunner import KxRunner
+from qtrunk.relay.messages import ROUTES_MAX
 from qtrunk.topology import Topology
 
 KEY_BITS = 256
@@ -24,7 +25,7 @@ KEYS_PER_REQUEST_MAX = 128
 KEY_COUNT_MAX = 1_000_000
 TARGETS_MAX = 8
 _LOCAL = Stock(
-    quality=Quality(epsilon=0.0, hops=0, is_hybrid=True),
+    quality=Quality(epsilon=0.0, hops=0, routes=ROUTES_MAX, is_hybrid=True),
     level_bits=float(KEY_COUNT_MAX * KEY_BITS),
     target_bits=0.0,
     fill_bps=0.0,

@@ -19,6 +19,7 @@ from qtrunk.kms.consume import COLLECTED
 from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.relay import messages as wire
 from qtrunk.relay.ports import HybridPort, KeyStorePort
+from qtrunk.relay.shares import share_words
 from qtrunk.topology import ForeignNetwork
 
 CONFIRM_OCTETS = its.WC_KEY_OCTETS
@@ -26,14 +27,21 @@ _CONFIRM_LABEL = b"qtrunk relay confirm 1"
 
 
 def relay_context(body: wire.KeyRelay) -> bytes:
-    """What this relay is about, of words that no relay node may change: bound into seed and confirmation."""
+    """What this relay is about, of words that no relay node may change: bound into seed and confirmation.
+
+    The same for all shares of a cargo.
+    """
+    if body.share is not None:
+        return share_words(body)
     return encode(msgspec.structs.replace(body, pad=[], ciphertext=b"", hops=[], hybrid=None))
 
 
 def cargo_context(body: wire.KeyRelay) -> bytes:
     """What the cargo is, the same for all its targets: bound into the mask."""
     return encode(
-        msgspec.structs.replace(body, pad=[], ciphertext=b"", hops=[], hybrid=None, relay_id="", route=[], targets=[])
+        msgspec.structs.replace(
+            body, pad=[], ciphertext=b"", hops=[], hybrid=None, relay_id="", route=[], targets=[], share=None
+        )
     )
 
 
@@ -42,12 +50,16 @@ def masked(octets: Secret, seed: Secret | None, body: wire.KeyRelay) -> Secret:
     return octets if seed is None else kem.masked(octets, seed, cargo_context(body))
 
 
-def confirmation(cargo: Secret, body: wire.KeyRelay) -> bytes:
-    """The tag that both ends compute of what they hold."""
+def confirmation(cargo: Secret, body: wire.KeyRelay, taken: Sequence[int] = (), wrong: Sequence[str] = ()) -> bytes:
+    """The tag that both ends compute of what they hold; of shares, with those it was made of and those that were wrong.
+
+    No relay of a share can make it, because it knows no key of it.
+    """
     start = HEAD_OCTETS - CONFIRM_OCTETS if body.segment else 0
     octets = cargo.reveal()
     key, rest = octets[start : start + CONFIRM_OCTETS], [octets[:start], octets[start + CONFIRM_OCTETS :]]
-    return its.tag(key, _CONFIRM_LABEL + relay_context(body), rest)
+    verdict = b"" if body.share is None else msgspec.msgpack.encode((taken, wrong))
+    return its.tag(key, _CONFIRM_LABEL + relay_context(body) + verdict, rest)
 
 
 def keys_of(cargo: Secret, key_bits: int) -> list[Secret]:
@@ -63,14 +75,25 @@ def origin_of(network: ForeignNetwork | None) -> str:
 
 
 def keep(
-    store: KeyStorePort, hybrid: HybridPort | None, body: wire.KeyRelay, octets: Secret, origin: str = ""
+    store: KeyStorePort,
+    hybrid: HybridPort | None,
+    body: wire.KeyRelay,
+    octets: Secret,
+    origin: str = "",
+    shares: Sequence[wire.KeyRelay] = (),
+    wrong: Sequence[str] = (),
 ) -> bytes:
-    """Store a cargo at its target's node, durable on return; the confirmation."""
+    """Store a cargo at its target's node, durable on return; the confirmation.
+
+    `shares`: the relays of the shares that it was made of, where it was; `wrong` as in the answer.
+    """
     seed = None
     if body.hybrid is not None and hybrid is not None:
         seed = hybrid.unwrap(body.route[0], body.hybrid, relay_context(body))
     cargo = masked(octets, seed, body)
-    how = receipt([body.route], body.hops, protection(body.hybrid), origin)
+    came = shares or [body]
+    hops = [hop for relay in came for hop in relay.hops]
+    how = receipt([relay.route for relay in came], hops, protection(body.hybrid), origin, needed_of(body))
     initiator, targets = SaeId(body.initiator), [SaeId(target) for target in body.targets]
     if body.segment:
         store.pools.add(COLLECTED, initiator, targets[0], body.segment, cargo, how, body.expires_unix_s)
@@ -83,7 +106,12 @@ def keep(
         )
         for key in keys:
             key.wipe()
-    return confirmation(cargo, body)
+    return confirmation(cargo, body, [relay.share.number for relay in shares if relay.share is not None], wrong)
+
+
+def needed_of(body: wire.KeyRelay) -> int:
+    """How many routes must be broken into for the QKD part of a cargo."""
+    return 1 if body.share is None else body.share.needed
 
 
 def protection(hybrid: kem.Wrapped | None) -> str:
@@ -92,13 +120,14 @@ def protection(hybrid: kem.Wrapped | None) -> str:
 
 
 def receipt(
-    routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop], protection: str, origin: str = ""
+    routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop], protection: str, origin: str = "", needed: int = 1
 ) -> dict[str, object]:
-    """What the store keeps of how a key came: JSON values."""
+    """What the store keeps of how a key came: JSON values. `needed` where it came in shares, and so many give it."""
     return {
         **({"origin": origin} if origin else {}),
         "routes": [list(nodes) for nodes in routes],
         "hops": msgspec.to_builtins(list(hops)),
         "epsilon": sum((hop.epsilon for hop in hops), 0.0),
         "protection": protection,
+        **({"needed": needed} if needed > 1 else {}),
     }

@@ -12,6 +12,7 @@ from qtrunk.kms.keyid import UNIT_OCTETS
 from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.relay import messages as wire
 from qtrunk.relay.cargo import CONFIRM_OCTETS
+from qtrunk.relay.shares import overhead_octets
 from qtrunk.topology import Topology
 
 
@@ -59,10 +60,16 @@ def check_relay(topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRe
     """Everything about a relay that its own words give away."""
     links = check_route(topology, node, link, body.route)
     check_hops(body.hops, body.route, links[: body.route.index(node)])
+    octets = len(body.ciphertext)
+    if body.share is not None:
+        share = body.share
+        if not 1 <= share.number <= share.count or share.needed > share.count:
+            raise WireError("share: number and needed are from 1 to count")
+        octets -= overhead_octets(share.count)
     if body.segment:
-        _check_segment(body)
+        _check_segment(body, octets)
     else:
-        _check_keys(body)
+        _check_keys(body, octets)
     is_foreign = topology.sae(SaeId(body.initiator)) is None
     if _first_node(topology, SaeId(body.initiator)) != body.route[0] or (is_foreign and body.segment):
         raise WireError("initiator: must be an SAE of the route's first node, or of a foreign network beside it")
@@ -83,21 +90,21 @@ def _first_node(topology: Topology, initiator: SaeId) -> NodeId | None:
     return None if network is None else network.node
 
 
-def _check_keys(body: wire.KeyRelay) -> None:
+def _check_keys(body: wire.KeyRelay, octets: int) -> None:
     if not 1 <= len(body.key_ids) <= wire.KEYS_MAX or len(set(body.key_ids)) != len(body.key_ids):
         raise WireError(f"key_ids: from 1 to {wire.KEYS_MAX}, each once")
     if not _is_key_size(body.key_bits):
         raise WireError(f"key_bits: whole octets, at most {wire.KEY_BITS_MAX} bits")
-    if len(body.ciphertext) != CONFIRM_OCTETS + len(body.key_ids) * body.key_bits // 8:
+    if octets != CONFIRM_OCTETS + len(body.key_ids) * body.key_bits // 8:
         raise WireError("ciphertext: not as long as the keys")
     for key_id in body.key_ids:
         parse_key_id(key_id)
 
 
-def _check_segment(body: wire.KeyRelay) -> None:
+def _check_segment(body: wire.KeyRelay, octets: int) -> None:
     if body.key_ids or body.key_bits or len(body.targets) != 1 or body.all_targets != body.targets:
         raise WireError("segment: has one target and no key_ids")
-    if not is_segment_size(len(body.ciphertext)):
+    if not is_segment_size(octets):
         raise WireError("ciphertext: not as long as a segment can be")
 
 
@@ -111,6 +118,17 @@ def check_hops(hops: Sequence[wire.Hop], nodes: Sequence[str], links: Sequence[L
     # A route has one node more than links: the last one sends nothing on.
     if [(hop.link, hop.sender) for hop in hops] != list(zip(links, nodes, strict=False)):
         raise WireError("hops: do not tell of the links of the route")
+
+
+def check_answer_hops(topology: Topology, hops: Sequence[wire.Hop], routes: Sequence[Sequence[str]]) -> None:
+    """The same of an answer: all hops of several routes, one route after the other."""
+    at = 0
+    for nodes in routes:
+        links = tuple(topology.link_between(NodeId(a), NodeId(b)).id for a, b in pairwise(nodes))
+        check_hops(hops[at : at + len(links)], nodes, links)
+        at += len(links)
+    if at != len(hops):
+        raise WireError("hops: more than the links of the routes")
 
 
 def _is_key_size(key_bits: int) -> bool:

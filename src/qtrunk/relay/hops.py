@@ -20,7 +20,7 @@ from qtrunk.relay.ports import KeyStorePort
 from qtrunk.stages import Role
 from qtrunk.topology import VENDOR_PROOF, Topology
 
-PROTOCOL = "qtrunk kx 2"
+PROTOCOL = "qtrunk kx 3"
 CONTROL_OCTETS = 1024
 """Of each direction of a link, kept for completions, voids and grants."""
 HOP_OVERHEAD_OCTETS = its.WC_KEY_OCTETS + CONTROL_OCTETS
@@ -41,6 +41,8 @@ class Report:
     link: LinkId | None
     alarm: str
     text: str
+    node: str = ""
+    """Whom it is about, where that is another node or several."""
 
 
 class Hops:
@@ -93,6 +95,10 @@ class Hops:
             return [Report(link, "PoolEmpty", f"link {link}: no key left for {type(body).__name__}: {error}")]
         except StoreError as error:
             return [Report(link, "StorageFull", f"link {link}: no {type(body).__name__} was sent: {error}")]
+
+    def can_carry(self, link: LinkId, octets: int) -> bool:
+        """Whether `allocate` would have them now."""
+        return link in self.up and self._store.level(link).own_octets >= octets + HOP_OVERHEAD_OCTETS
 
     def allocate(self, link: LinkId, octets: int) -> tuple[Allocation, Allocation]:
         """Octets of the own direction for keys, and for the tag of the message that carries them.

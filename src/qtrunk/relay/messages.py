@@ -19,12 +19,15 @@ from qtrunk.crypto.hybrid import Wrapped
 KEYS_MAX = 128
 KEY_BITS_MAX = 8192
 HOPS_MAX = 64
+ROUTES_MAX = 8
+"""Disjoint routes of one cargo."""
 SEGMENT_NUMBER_MAX = 0xFFFFFFFF
 SEGMENT_OCTETS_MAX = 8 << 20
 _PLACE_MAX = 1 << 40
 """Far above any block number or size, far below what an SQLite integer holds."""
 _Place = Annotated[int, msgspec.Meta(ge=0, le=_PLACE_MAX)]
 _Length = Annotated[int, msgspec.Meta(ge=1, le=_PLACE_MAX)]
+_Number = Annotated[int, msgspec.Meta(ge=1, le=ROUTES_MAX)]
 _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 SlicesOnWire = list[tuple[_Place, _Place, _Length]]
 """Block, offset, octets of each piece of link key."""
@@ -60,6 +63,18 @@ class Hop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """Where the blocks are of a vendor's keys: what stands behind them."""
 
 
+class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which share of a cargo a relay carries."""
+
+    group: Annotated[str, msgspec.Meta(max_length=64)]
+    """The same for all shares of a cargo to one node."""
+    number: Annotated[int, msgspec.Meta(ge=0, le=ROUTES_MAX)]
+    """From 1."""
+    count: Annotated[int, msgspec.Meta(ge=2, le=ROUTES_MAX)]
+    needed: Annotated[int, msgspec.Meta(ge=2, le=ROUTES_MAX)]
+    """So many of them give the cargo."""
+
+
 class KeyRelay(Message, frozen=True, tag="key-relay"):
     """Forward: end-to-end key for the targets at the last node of the route.
 
@@ -81,6 +96,8 @@ class KeyRelay(Message, frozen=True, tag="key-relay"):
     pad: SlicesOnWire
     ciphertext: bytes
     hops: list[Hop]
+    share: Share | None = None
+    """None: the whole cargo travels here."""
 
 
 class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
@@ -93,6 +110,11 @@ class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
     reason: str
     failed_link: str
     hops: list[Hop]
+    """Of the shares that the cargo was made of, one route after the other."""
+    taken: tuple[_Number, ...] = ()
+    """The numbers of those shares."""
+    wrong: tuple[str, ...] = ()
+    """The links over which shares came that do not go with the others."""
 
 
 class KeyVoid(Message, frozen=True, tag="key-void"):

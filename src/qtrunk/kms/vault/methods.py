@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from qtrunk.base.errors import AuthenticationFailed, RequestRefused, StoreError
 from qtrunk.base.secret import Secret
-from qtrunk.crypto import randomness
+from qtrunk.crypto import randomness, shamir
 from qtrunk.kms.seal import KEK_OCTETS, associated, load_or_make_kek
-from qtrunk.kms.vault import shamir, sharetext
+from qtrunk.kms.vault import sharetext
 from qtrunk.kms.vault.vaultfile import Parameters
 
 WRAPPING_OCTETS = 32
