@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: setup demo test check validate reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
+.PHONY: soak setup demo test check validate reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
 KILLS ?= 2000
+SEEDS ?= 1000
 STATES ?= 1000
 
 setup: $(STAMP)
@@ -64,6 +65,10 @@ profile: setup
 # behind each promise: writes docs/reliability.md (about ten minutes).
 torture: setup
 	$(BIN)/python tools/torture.py --kills $(KILLS)
+
+# Simulated networks, each under a seed of its own: faults of all kinds, every invariant at every step.
+soak: setup
+	$(BIN)/python -m qtrunk.sim.soak --seeds $(SEEDS)
 
 powerloss: setup
 	$(BIN)/python tools/powerloss.py --states $(STATES)

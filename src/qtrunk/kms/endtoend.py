@@ -153,12 +153,12 @@ class EndToEnd(StorePart):
             raise KeyNotFound(f"key {found}: the sealed material at node {self._node} is damaged; it was destroyed")
         return found
 
-    def expire(self, now_unix_s: float) -> None:
-        """Destroy keys that nobody came for, then tidy up on the disk."""
+    def expire(self, now_unix_s: float) -> bool:
+        """Destroy keys that nobody came for, then tidy up on the disk; whether that has the space it should have."""
         for table, state in (("initiated", KeyState.RESERVED), ("stored", KeyState.STORED)):
             while self._journal.run(partial(self._expire, table, state, now_unix_s)):
                 pass
-        self._journal.tidy()
+        return self._journal.tidy()
 
     def receipt(self, key_id: KeyId) -> dict[str, object] | None:
         """All that is known here of a key but its material; None when it was never here."""

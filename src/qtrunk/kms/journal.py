@@ -141,11 +141,13 @@ class Journal:
         """Set space aside in the log and in the reserve; False while there is not enough."""
         return _allocate(self._log, create=False) and _allocate(self._reserve, create=True)
 
-    def tidy(self) -> None:
-        """Housekeeping: overdue shredding, the log emptied of sealed material, the reserve back in place."""
+    def tidy(self) -> bool:
+        """Housekeeping: overdue shredding, the log emptied of sealed material, the reserve back in place; whether it
+        is.
+        """
         with self._guard:
             if self._depth:
-                return
+                return False
             self._settle()
             try:
                 # A log that is cut gives its space away: only where it and the reserve are sure to fit again.
@@ -153,7 +155,7 @@ class Journal:
                 log_octets = self._log.stat().st_size if self._log.exists() else 0
                 has_space = disk.f_bavail * disk.f_frsize + log_octets > 2 * RESERVE_OCTETS
                 self._fold("TRUNCATE" if has_space else "RESTART")
-                self.keep_reserve()
+                return self.keep_reserve()
             except (sqlite3.Error, OSError) as error:
                 raise self._translated(error) from error
 

@@ -122,7 +122,8 @@ class VendorAlice(VendorLinkEnd):
 
     def disconnected(self) -> list[VendorEffect]:
         """See VendorLinkEnd."""
-        self._is_settled = self._is_asking = False
+        # A Fetch that stood behind an effect which the disk refused was never carried out: nobody will answer it.
+        self._is_settled = self._is_asking = self._is_fetching = False
         self._peer_last = None
         return super().disconnected()
 

@@ -128,6 +128,9 @@ class LinkStatistics:
             return 0.0, 0.0
         light_s = sum(block.light_s for block in blocks)
         span_s = max(light_s, blocks[-1].at_s - blocks[0].at_s + blocks[0].light_s)
+        if span_s <= 0.0:
+            # Only a block that died before its light (or its vendor's keys) was there.
+            return 0.0, 0.0
         return (
             sum(block.sifted_bits for block in blocks) / span_s,
             sum(block.secret_bits for block in blocks) / span_s,

@@ -343,11 +343,15 @@ class Node:
         while True:
             await asyncio.sleep(EXPIRE_PERIOD_S)
             try:
-                self._store.expire(self._clock.unix_s())
+                has_space = self._store.expire(self._clock.unix_s())
             except StoreError as error:
                 self._alarms.raise_alarm("store", "StorageFull", "critical", str(error))
-            else:
-                self._alarms.clear("store")
+                continue
+            self._alarms.clear("store")
+            if has_space:
+                # A link whose pool is full may record nothing for long: its alarm must not wait for that.
+                for runner in self._links:
+                    self._alarms.clear(runner.link, "StorageFull")
 
     async def _keep_pools(self) -> None:
         # Soon after the start, when neighbours are there, then now and then.

@@ -1,1 +1,1 @@
-"""The virtual world: the simulated fibre as a process."""
+"""The virtual worlds: the simulated fibre as a process; whole networks under one seed (`network`, `soak`)."""
