@@ -42,14 +42,16 @@ class Gate:
         handlers: Mapping[str, AdminHandler],
         is_revoked: Callable[[PeerIdentity], bool] = nobody_is_revoked,
         note_refusal: Callable[[Operator, str], None] = note_nothing,
+        root: str = "admin",
     ) -> None:
-        """`handlers` by the part of the path that follows /admin/v1/.
+        """`handlers` by the part of the path that follows /admin/v1/, or another `root` than admin.
 
         `note_refusal` is told of operators who tried to change what their roles do not let them change.
         """
         self._handlers = handlers
         self._is_revoked = is_revoked
         self._note_refusal = note_refusal
+        self._root = root
 
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
@@ -58,7 +60,7 @@ class Gate:
             return error(401, "an operator's certificate is needed here")
         if self._is_revoked(request.identity):
             return error(401, "this certificate is revoked")
-        rules = rules_of(request.segments)
+        rules = rules_of(request.segments) if request.segments[:1] == (self._root,) else []
         handler = self._handlers.get(request.segments[2]) if rules else None
         if handler is None:
             return error(404, "unknown path")

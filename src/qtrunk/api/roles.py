@@ -57,6 +57,7 @@ class Rule:
 
 _ALL = frozenset(OperatorRole)
 _OFFICER = frozenset({OperatorRole.OFFICER})
+_CONTROLLER = frozenset({OperatorRole.CONTROLLER})
 _READERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER, OperatorRole.AUDITOR})
 _REVIEWERS = frozenset({OperatorRole.OFFICER, OperatorRole.AUDITOR})
 
@@ -75,6 +76,18 @@ TABLE: tuple[Rule, ...] = (
     Rule("POST", "/admin/v1/vault/seal", _OFFICER, "seal a node: out of service until it is unsealed"),
     Rule("POST", "/admin/v1/crl", _OFFICER, "give a node a newer revocation list of its CA"),
     Rule("GET", "/admin/v1/certificates", _READERS, "certificates that the CA issued"),
+    Rule("GET", "/admin/v1/routes", _ALL, "which order of routes the node holds"),
+    Rule("PUT", "/admin/v1/routes", _CONTROLLER, "hand the node its routes"),
+    Rule("GET", "/control/v1/status", _ALL, "a controller: whether it leads"),
+    Rule("GET", "/control/v1/network", _ALL, "the network in numbers"),
+    Rule("GET", "/control/v1/nodes", _ALL, "every node, as the controller sees it"),
+    Rule("GET", "/control/v1/links", _ALL, "every link"),
+    Rule("GET", "/control/v1/pools", _ALL, "pools of end-to-end key"),
+    Rule("GET", "/control/v1/routes", _ALL, "the plan of routes"),
+    Rule("GET", "/control/v1/services", _ALL, "pairs of SAEs, their protection and figures"),
+    Rule("GET", "/control/v1/alarms", _ALL, "active alarms of the network"),
+    Rule("GET", "/control/v1/alarms/history", _ALL, "alarms that the controllers have seen"),
+    Rule("GET", "/control/v1/what-if", _ALL, "what a cut would do"),
     Rule("POST", "/admin/v1/invitations", _OFFICER, "invite a new SAE or node (the CA's interface)"),
 )
 

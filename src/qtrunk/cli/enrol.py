@@ -29,7 +29,7 @@ from qtrunk.node.world import SystemClock, SystemRandom
 
 F = TypeVar("F", bound=Callable[..., Any])
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_KINDS = click.Choice([Kind.SAE.value, Kind.NODE.value, Kind.OPERATOR.value])
+_KINDS = click.Choice([Kind.SAE.value, Kind.NODE.value, Kind.OPERATOR.value, Kind.CONTROLLER.value])
 _ROLES = click.Choice([role.value for role in OperatorRole])
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from qtrunk.base.errors import LabError
+from qtrunk.api.jsonclient import Service
+from qtrunk.api.tls import client_context
+from qtrunk.base.errors import LabError, QtrunkError
 from qtrunk.base.ids import LinkId
 from qtrunk.node.lab import HOST, Lab
 from qtrunk.node.supervisor import running_state
@@ -59,12 +61,14 @@ class LabClient:
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(ask, [node.id for node in self.lab.topology.nodes]))
+            controllers = list(pool.map(self._controller, self.lab.controller_names(), self.lab.controllers))
         supervisor = running_state(self.lab.state)
         return {
             "topology": self.lab.topology.name,
             "state_directory": str(self.lab.state),
             "is_up": supervisor is not None,
             "processes": supervisor.children if supervisor else {},
+            "controllers": controllers,
             "links": [self._link(link.id, link.alice, link.bob, nodes) for link in self.lab.topology.links],
             "nodes": [
                 {
@@ -76,6 +80,19 @@ class LabClient:
                 for node in self.lab.topology.nodes
             ],
         }
+
+    def _controller(self, name: str, port: int) -> dict[str, object]:
+        try:
+            found = msgspec.json.decode(self.controller(port, "/control/v1/status"), type=dict[str, object])
+        except QtrunkError as error:
+            return {"controller": name, "answers": False, "is_leading": False, "error": str(error)}
+        return {**found, "controller": name, "answers": True, "error": ""}
+
+    def controller(self, port: int, path: str) -> bytes:
+        """A document of the controller at a port; QtrunkError if it does not give it."""
+        own = self.lab.operator()
+        context = client_context(own.certificate, own.private_key, own.ca_certificate)
+        return Service("localhost", port, context).ask("GET", path)
 
     def _link(self, link: str, alice: str, bob: str, nodes: dict[str, dict[str, object]]) -> dict[str, object]:
         """Both ends' figures as one entry. Alice's end leads; the worse state of the two is the link's."""

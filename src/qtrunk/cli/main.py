@@ -19,6 +19,7 @@ COMMANDS = {
     "audit": "audit:audit",
     "bench": "bench:bench",
     "check": "check:check",
+    "controller": "controller:controller",
     "doctor": "doctor.command:doctor",
     "down": "lab:down",
     "enrol": "enrol:enrol",

@@ -74,7 +74,20 @@ def alarm_lines(status: dict[str, object]) -> list[Text]:
 
 def overview(status: dict[str, object]) -> RenderableType:
     """The links and what is wrong with them."""
-    return Group(link_table(status), *alarm_lines(status))
+    return Group(link_table(status), *controller_lines(status), *alarm_lines(status))
+
+
+def controller_lines(status: dict[str, object]) -> list[Text]:
+    """One line about the controllers: who leads, with which plan; nothing where the lab has none."""
+    found = status.get("controllers")
+    if not isinstance(found, list) or not found:
+        return []
+    leading = [one for one in found if one["is_leading"]]
+    words = [f"{one['controller']} leads, plan {one['plan_version']}" for one in leading]
+    words += [f"{one['controller']} stands by" for one in found if one["answers"] and not one["is_leading"]]
+    words += [f"{one['controller']} does not answer" for one in found if not one["answers"]]
+    text = "; ".join(words)
+    return [Text(f"controllers: {text}" + ("" if leading else "; nodes go on with the routes they have"))]
 
 
 def console() -> Console:

@@ -9,7 +9,7 @@ an alarm stands for as long as that lasts.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -78,6 +78,7 @@ class FillAhead:
         clock: Clock,
         fallback: Fallback | None,
         applications: Applications | None = None,
+        prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None] = lambda _node, _avoided: None,
     ) -> None:
         self._node = node
         self._topology = topology
@@ -88,6 +89,7 @@ class FillAhead:
         self._clock = clock
         self._fallback = fallback
         self._applications = applications or Applications()
+        self._prefer = prefer
         self._sharing = Sharing()
         self._wanted: dict[Pair, _Wanted] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -214,7 +216,7 @@ class FillAhead:
         """What its key needs: one route, or as many disjoint ones as the tenants demand."""
         needed = max(self._topology.tenant_of(sae).routes_min for sae in pair)
         if needed == 1:
-            return [route(self._topology, self._node, node, without)]
+            return [self._prefer(node, frozenset(without)) or route(self._topology, self._node, node, without)]
         return disjoint_routes(self._topology, self._node, node, needed, without)
 
     def _expected(self, pair: Pair, node: NodeId) -> Quality:
@@ -222,7 +224,6 @@ class FillAhead:
         routes: Sequence[tuple[NodeId, ...]] = ()
         # Without so many routes nothing is made, and what the quality says refuses it for good.
         with contextlib.suppress(RouteUnavailable):
-            routes = [route(self._topology, self._node, node)]
             routes = self._routes(pair, node)
         links = [self._topology.link_between(*hop) for row in routes for hop in pairwise(row)]
         return Quality(

@@ -88,11 +88,13 @@ class Custody:
             self.status,
             lambda key_id: self._in_service().receipt(key_id),
             lambda: self._in_service().ledger(),
-            {**self._trust.handlers(), "vault": self._answer},
+            {**self._trust.handlers(), "vault": self._answer, "routes": self._answer_routes},
             self._trust.is_revoked,
             self._trust.note_refusal,
         )
-        self._admin_api = https.HttpsServer(operators.handle, context)
+        # An order of routes of a large network is long.
+        limits = https.Limits(body_octets_max=4 << 20, message_octets_max=5 << 20)
+        self._admin_api = https.HttpsServer(operators.handle, context, limits)
 
     async def start(self) -> None:
         """In service when this returns, or sealed and ready to be unsealed; ConfigError where the vault is away."""
@@ -156,7 +158,8 @@ class Custody:
             vault = {"vault": str(self._keys.path), "problem": str(problem)}
         nothing: dict[str, object] = {"node": self.config.node, "links": [], "keys": {}, "pools": [], "tenants": {}}
         more = nothing if self._node is None else self._node.status()
-        return {"state": self._state(), **more, "alarms": self._alarms.as_json(), "vault": vault}
+        head = msgspec.to_builtins(self._trust.audit.head)
+        return {"state": self._state(), **more, "alarms": self._alarms.as_json(), "vault": vault, "audit": head}
 
     def _state(self) -> str:
         if self._node is not None and not self._is_entering:
@@ -216,6 +219,9 @@ class Custody:
                 return self._seal(operator)
             case _:
                 return error(404, "unknown path")
+
+    async def _answer_routes(self, request: Request, operator: Operator) -> Response:
+        return await self._in_service().routes.answer(request, operator)
 
     def _seal(self, operator: Operator) -> Response:
         if self._keys.is_bare:

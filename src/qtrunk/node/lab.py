@@ -7,6 +7,7 @@ Layout of a state directory (mode 0700):
     pki/                the lab's CA
     nodes/ID/           certificate, store, logs and configuration of a node
     saes/ID/            certificate of an SAE (and keys it received but could not use yet)
+    controllers/        certificate, configuration and log of each controller, and what they keep
     operator/           certificate of the lab's operator (the command line)
     optics/LINK/        configuration and socket of a simulated fibre
     logs/               what processes print when they fail
@@ -25,6 +26,7 @@ from qtrunk.base.ids import NodeId, SaeId
 from qtrunk.node.authentication import make_signing_key
 from qtrunk.node.ca.identity import Kind
 from qtrunk.node.config import Address, LinkConfig, NodeConfig
+from qtrunk.node.controller.config import ControllerConfig
 from qtrunk.node.pki import Credentials, LabPki
 from qtrunk.node.supervisor import ChildSpec, Plan
 from qtrunk.topology import Link, Node, Topology
@@ -53,6 +55,8 @@ class LabRecord(msgspec.Struct, frozen=True):
     version: int
     topology: dict[str, object]
     ports: dict[str, NodePorts]
+    controllers: list[int] = []
+    """Ports of the controllers' northbound interfaces."""
 
 
 class Lab:
@@ -62,6 +66,7 @@ class Lab:
         self.state = state
         self.topology = Topology.from_dict(record.topology)
         self.ports = record.ports
+        self.controllers = list(record.controllers)
 
     @classmethod
     def open(cls, state: Path) -> "Lab":
@@ -75,7 +80,7 @@ class Lab:
             raise LabError(f"{path} is damaged ({error}); remove {state} to start afresh") from error
 
     @classmethod
-    def prepare(cls, state: Path, topology: Topology) -> "Lab":
+    def prepare(cls, state: Path, topology: Topology, controllers: int = 1) -> "Lab":
         """Make or complete a lab for `topology`: ports, certificates, secrets, configurations. Idempotent."""
         state = state.absolute()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,6 +98,9 @@ class Lab:
             lab.ports = _choose_ports(topology, kept)
         else:
             lab = cls(state, LabRecord(1, topology.to_dict(), _choose_ports(topology, {})))
+        kept_controllers = [port for port in lab.controllers if _is_free(port)][:controllers]
+        taken = {port for ports in lab.ports.values() for port in msgspec.structs.astuple(ports)} | {*kept_controllers}
+        lab.controllers = kept_controllers + _free_ports(controllers - len(kept_controllers), taken)
         lab._write()
         return lab
 
@@ -121,6 +129,10 @@ class Lab:
         """Host and port of a node's SKIP interface."""
         return f"localhost:{self.ports[node].skip_api}"
 
+    def controller_names(self) -> list[str]:
+        """The lab's controllers, in the order of their ports."""
+        return [f"controller-{number}" for number, _ in enumerate(self.controllers, 1)]
+
     def sdn_url(self, node: str) -> str:
         """Base URL of a node's agent of ETSI GS QKD 015."""
         return f"https://localhost:{self.ports[node].sdn_api}/restconf"
@@ -143,13 +155,16 @@ class Lab:
         for sae in self.topology.saes:
             pki.credentials(self.state / "saes" / sae.id, Kind.SAE, sae.id)
         pki.credentials(self.state / "operator", Kind.OPERATOR, "lab")
+        for name, port in zip(self.controller_names(), self.controllers, strict=True):
+            credentials = pki.credentials(self.state / "controllers" / name, Kind.CONTROLLER, name)
+            self._write_controller(name, port, credentials)
         pki.close()
         for link in self.topology.links:
             self._write_optics(link)
             if link.distillation.bootstrap == "preshared":
                 self._write_preshared(link)
         _write_json(self.state / "plan.json", Plan(self._children()))
-        _write_json(self.state / "lab.json", LabRecord(1, self.topology.to_dict(), self.ports))
+        _write_json(self.state / "lab.json", LabRecord(1, self.topology.to_dict(), self.ports, self.controllers))
 
     def _children(self) -> list[ChildSpec]:
         optics = [
@@ -169,7 +184,15 @@ class Lab:
             )
             for node in self.topology.nodes
         ]
-        return optics + nodes
+        controllers = [
+            ChildSpec(
+                name,
+                "qtrunk.node.controller",
+                ["--config", str(self.state / "controllers" / name / "controller.json")],
+            )
+            for name in self.controller_names()
+        ]
+        return optics + nodes + controllers
 
     def _write_node(self, node: Node, credentials: Credentials) -> None:
         ports = self.ports[node.id]
@@ -204,6 +227,22 @@ class Lab:
             revocation_list=str(self.state / "pki" / "ca.crl"),
         )
         _write_json(directory / "node.json", config)
+
+    def _write_controller(self, name: str, port: int, credentials: Credentials) -> None:
+        directory = self.state / "controllers" / name
+        config = ControllerConfig(
+            name=name,
+            directory=str(directory),
+            api=Address(HOST, port),
+            certificate=str(credentials.certificate),
+            private_key=str(credentials.private_key),
+            ca_certificate=str(credentials.ca_certificate),
+            topology=self.topology.to_dict(),
+            nodes={node: Address("localhost", ports.admin_api) for node, ports in self.ports.items()},
+            store=str(self.state / "controllers" / "control.db"),
+            revocation_list=str(self.state / "pki" / "ca.crl"),
+        )
+        _write_json(directory / "controller.json", config)
 
     def _verifying_key(self, node: NodeId) -> Path:
         return self.state / "nodes" / node / "verifying-key.pem"
@@ -266,6 +305,19 @@ def _choose_ports(topology: Topology, kept: dict[str, NodePorts]) -> dict[str, N
             )
             for node in topology.nodes
         }
+
+
+def _free_ports(count: int, taken: set[int]) -> list[int]:
+    """Ports that nobody has, and that are none of those already chosen."""
+    found: list[int] = []
+    with contextlib.ExitStack() as reserved:
+        while len(found) < count:
+            listener = reserved.enter_context(socket.socket())
+            listener.bind((HOST, 0))
+            port = int(listener.getsockname()[1])
+            if port not in taken:
+                found.append(port)
+    return found
 
 
 def _are_free(ports: NodePorts) -> bool:

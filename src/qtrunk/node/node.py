@@ -42,6 +42,7 @@ from qtrunk.node.linkworker import LinkWorker
 from qtrunk.node.notes import Notes
 from qtrunk.node.poolsync import PERIOD_S as SYNC_PERIOD_S
 from qtrunk.node.poolsync import PoolSync
+from qtrunk.node.routes import HandedRoutes
 from qtrunk.node.sdnport import SdnPort, hold_links
 from qtrunk.node.streams import StreamRunner
 from qtrunk.node.supply import Supply
@@ -84,10 +85,12 @@ class Node:
         )
         self._adverts = Adverts(config.node_id)
         end = self._hybrid_end()
+        self.routes = HandedRoutes(config.node_id, self._topology, directory, alarms, self._clock)
         machine = Kx(
             *(config.node_id, self._topology, self._store, self._random, self._clock),
             self._unusable_links,
             is_hybrid=lambda initiator: self._topology.tenant_of(initiator).hybrid != "qkd",
+            prefer=self._preferred,
         )
         self._relay = KxRunner(machine, self._adverts, self._alarms, self._clock)
         self._pool_sync: PoolSync | None = None
@@ -106,6 +109,7 @@ class Node:
             *(config.node_id, self._topology, pools, self._relay, self._adverts, self._alarms, self._clock),
             fallback,
             applications,
+            self._preferred,
         )
         interior = NetworkInterior(config.node_id, self._topology, self._store, self._clock, self._relay, notes)
         self._interworking = interworking(
@@ -157,7 +161,7 @@ class Node:
         self._links: list[LinkWorker[Any]] = []
         port = SdnPort(
             *(config.node_id, self._topology, self._store, self._supply, self._ahead, self._adverts, self._links),
-            *(applications, self._clock),
+            *(applications, self._clock, self._preferred),
         )
         self._agent = Agent(
             *(config.node_id, self._topology, port, directory, self._trust, self._alarms, self._clock, api_context)
@@ -374,6 +378,9 @@ class Node:
     def _unusable_links(self) -> frozenset[LinkId]:
         return self._adverts.unusable_links(self._clock.monotonic_s())
 
+    def _preferred(self, node: NodeId, avoided: frozenset[LinkId]) -> tuple[NodeId, ...] | None:
+        return self.routes.prefer(node, avoided, self._clock.unix_s())
+
     def _note_route(self, node: NodeId) -> tuple[NodeId, ...]:
         """Notes need no key, only neighbours that are there; which those are beyond the first nobody knows."""
         return route(self._topology, self.config.node_id, node)
@@ -396,6 +403,7 @@ class Node:
             "pools": self._pools_as_json(),
             "tenants": self._supply.as_json(),
             "interworking": None if self._interworking is None else self._interworking.as_json(),
+            "routes": self.routes.as_json(self._clock.unix_s()),
             "memory": hardening.state(),
         }
 

@@ -15,11 +15,15 @@ from cryptography.hazmat.primitives import hashes
 from qtrunk.api.roles import OperatorRole
 from qtrunk.node.ca import certificates, files
 from qtrunk.node.ca.authority import Authority
-from qtrunk.node.ca.identity import Identity, Kind
+from qtrunk.node.ca.identity import CONTROLLER_ROLES, Identity, Kind
 from qtrunk.node.world import SystemClock, SystemRandom
 
 LEAF_DAYS = 397.0
 RENEW_DAYS = 30
+_ROLES = {
+    Kind.OPERATOR: tuple(role for role in OperatorRole if role is not OperatorRole.CONTROLLER),
+    Kind.CONTROLLER: CONTROLLER_ROLES,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +67,8 @@ class LabPki:
         identity = Identity(
             kind,
             name,
-            roles=tuple(OperatorRole) if kind is Kind.OPERATOR else (),
-            hosts=("localhost", "127.0.0.1") if kind is Kind.NODE else (),
+            roles=_ROLES.get(kind, ()),
+            hosts=("localhost", "127.0.0.1") if kind in (Kind.NODE, Kind.CONTROLLER) else (),
         )
         if not self._is_fit(found, identity):
             key = certificates.new_key()

@@ -1,6 +1,6 @@
 """The node as its agent of ETSI GS QKD 015 asks for it: `agent015.NodePort` on the living parts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from qtrunk.base.ids import LinkId, NodeId, SaeId
@@ -30,6 +30,7 @@ class SdnPort:
         links: list[LinkWorker[Any]],
         applications: Applications,
         clock: Clock,
+        prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None],
     ) -> None:
         """`links` is the node's own list, which grows as links start."""
         self._node = node
@@ -41,6 +42,7 @@ class SdnPort:
         self._links = links
         self._applications = applications
         self._clock = clock
+        self._prefer = prefer
 
     def link_workers(self) -> Sequence[LinkWorker[Any]]:
         """See `agent015.NodePort`."""
@@ -67,7 +69,8 @@ class SdnPort:
 
     def route_to(self, node: NodeId) -> tuple[NodeId, ...]:
         """See `agent015.NodePort`."""
-        return route(self._topology, self._node, node, self._adverts.unusable_links(self._clock.monotonic_s()))
+        avoided = self._adverts.unusable_links(self._clock.monotonic_s())
+        return self._prefer(node, avoided) or route(self._topology, self._node, node, avoided)
 
     def set_link(self, link: LinkId, *, is_enabled: bool) -> None:
         """See `agent015.NodePort`."""

@@ -26,6 +26,8 @@ class Ground:
     unusable: Callable[[], frozenset[LinkId]]
     is_hybrid: Callable[[SaeId], bool]
     """Whether an initiator's keys must have an ML-KEM part; both ends hold to it."""
+    prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None]
+    """The route that a controller wants to a node, if it handed out one around these links."""
     hops: Hops
     inquests: Inquests
     hybrid: HybridPort | None = None

@@ -292,7 +292,7 @@ class Initiator:
         """As many routes as shares are needed, and up to so many to spare as there are and can begin now."""
         topology, here, hops = self._ground.topology, self._ground.node, self._ground.hops
         if needed == 1:
-            return [route(topology, here, node, without)]
+            return [self._ground.prefer(node, frozenset(without)) or route(topology, here, node, without)]
         for count in range(min(wire.ROUTES_MAX, needed + spare), needed - 1, -1):
             try:
                 found = disjoint_routes(topology, here, node, count, without)

@@ -66,8 +66,11 @@ class Kx:
         clock: Clock,
         unusable: Callable[[], frozenset[LinkId]] = frozenset,
         is_hybrid: Callable[[SaeId], bool] = lambda _initiator: False,
+        prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None] = lambda _node, _avoided: None,
     ) -> None:
-        """`is_hybrid` says of an initiator whether its keys must have an ML-KEM part; both ends hold to it."""
+        """`is_hybrid` says of an initiator whether its keys must have an ML-KEM part; both ends hold to it. `prefer`
+        gives the route that a controller wants, if there is one around these links.
+        """
         self._node = node
         self._topology = topology
         self._store = store
@@ -82,6 +85,7 @@ class Kx:
             clock=clock,
             unusable=unusable,
             is_hybrid=is_hybrid,
+            prefer=prefer,
             hops=self._hops,
             inquests=self._inquests,
         )

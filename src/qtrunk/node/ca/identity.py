@@ -4,6 +4,8 @@
     sae        urn:qtrunk:sae:ID                                      client       30 days
     node       urn:qtrunk:kme:ID, with the host names it is given     both         30 days
     operator   urn:qtrunk:operator:NAME, urn:qtrunk:role:ROLE         client       7 days
+    controller urn:qtrunk:operator:NAME, the roles viewer and         both         30 days
+               controller, with the host names it is given
     authority  urn:qtrunk:authority:NAME: the enrolment service       server       30 days
 
 The identity is the common name as well, because clients of ETSI GS QKD 014 look in either place.
@@ -34,14 +36,17 @@ class Kind(StrEnum):
     NODE = "node"
     OPERATOR = "operator"
     AUTHORITY = "authority"
+    CONTROLLER = "controller"
 
 
-LIFE_DAYS = {Kind.SAE: 30.0, Kind.NODE: 30.0, Kind.OPERATOR: 7.0, Kind.AUTHORITY: 30.0}
+LIFE_DAYS = {Kind.SAE: 30.0, Kind.NODE: 30.0, Kind.OPERATOR: 7.0, Kind.AUTHORITY: 30.0, Kind.CONTROLLER: 30.0}
+CONTROLLER_ROLES = (OperatorRole.VIEWER, OperatorRole.CONTROLLER)
 _PREFIX = {
     Kind.SAE: "urn:qtrunk:sae:",
     Kind.NODE: "urn:qtrunk:kme:",
     Kind.OPERATOR: OPERATOR_PREFIX,
     Kind.AUTHORITY: "urn:qtrunk:authority:",
+    Kind.CONTROLLER: OPERATOR_PREFIX,
 }
 
 
@@ -59,12 +64,14 @@ class Identity:
             parse_sae_id(self.name)
         elif not is_node_id(self.name):
             raise RequestRefused("name: 1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first")
-        if (self.kind is Kind.OPERATOR) != bool(self.roles):
-            raise RequestRefused("role: an operator has at least one, nobody else has any")
+        if (self.kind in (Kind.OPERATOR, Kind.CONTROLLER)) != bool(self.roles):
+            raise RequestRefused("role: an operator or controller has at least one, nobody else has any")
+        if self.kind is Kind.CONTROLLER and set(self.roles) != set(CONTROLLER_ROLES):
+            raise RequestRefused("role: a controller has viewer and controller")
         if len(set(self.roles)) != len(self.roles):
             raise RequestRefused("role: each at most once")
-        if self.hosts and self.kind is not Kind.NODE:
-            raise RequestRefused("host: only a node has host names")
+        if self.hosts and self.kind not in (Kind.NODE, Kind.CONTROLLER):
+            raise RequestRefused("host: only a node or controller has host names")
         if len(self.hosts) > HOSTS_MAX or not all(_is_host(host) for host in self.hosts):
             raise RequestRefused(f"host: at most {HOSTS_MAX} DNS names or IP addresses")
 
@@ -93,7 +100,7 @@ class Identity:
         """What the certificate is good for in TLS."""
         client = [] if self.kind is Kind.AUTHORITY else [ExtendedKeyUsageOID.CLIENT_AUTH]
         server: list[ObjectIdentifier] = []
-        if self.kind in (Kind.NODE, Kind.AUTHORITY):
+        if self.kind in (Kind.NODE, Kind.AUTHORITY, Kind.CONTROLLER):
             server.append(ExtendedKeyUsageOID.SERVER_AUTH)
         return x509.ExtendedKeyUsage(client + server)
 

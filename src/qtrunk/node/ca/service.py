@@ -63,7 +63,7 @@ class Invited(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def needs_two(self) -> bool:
         """Whether one officer alone may not: operators have roles, and a replacement changes who is trusted."""
-        return self.kind is Kind.OPERATOR or self.replaces
+        return self.kind in (Kind.OPERATOR, Kind.CONTROLLER) or self.replaces
 
 
 class _Revoked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,0 +1,156 @@
+"""The QKDN controller (ITU-T Y.3804): from what nodes say of themselves to the routes that each should prefer. No I/O.
+
+A machine: telemetry and ticks in, orders out. It plans anew when a link comes into or goes out of use, and hands a node
+its routes until the node says that it has them. Only who holds the lease hands anything.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from qtrunk.base.errors import RouteUnavailable
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.control.orders import LIFETIME_S, RouteOrder
+from qtrunk.control.telemetry import LinkTelemetry, Telemetry
+from qtrunk.topology import Topology
+
+FindRoutes = Callable[[NodeId, NodeId, int, frozenset[LinkId]], tuple[tuple[NodeId, ...], ...]]
+"""Start, end, how many disjoint ones, links that must not be used; RouteUnavailable where there are fewer."""
+SILENT_S = 15.0
+"""What was last heard of a node says nothing any more after so long."""
+RETRY_S = 3.0
+RENEW_S = LIFETIME_S / 4
+ALL_PAIRS_MAX = 64
+"""In a network of more nodes routes are planned only between nodes whose SAEs have a demand; nodes find all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hand:
+    """Give a node its order."""
+
+    order: RouteOrder
+
+
+@dataclass(slots=True)
+class _NodeState:
+    telemetry: Telemetry | None = None
+    heard_s: float = -1e18
+    handed_s: float = -1e18
+    acknowledged_s: float = -1e18
+
+
+@dataclass(slots=True)
+class Controller:
+    """One controller of one network. Times are of one monotonic clock."""
+
+    name: str
+    topology: Topology
+    find: FindRoutes
+    fencing: int = 0
+    """Token of the lease; 0: this one does not lead."""
+    version: int = 0
+    unusable: frozenset[LinkId] = frozenset()
+    routes: dict[NodeId, dict[str, list[list[str]]]] = field(default_factory=dict)
+    """The plan: for each node, routes to each other one."""
+    _nodes: dict[NodeId, _NodeState] = field(default_factory=dict)
+    _is_planned: bool = False
+
+    def __post_init__(self) -> None:
+        self._nodes = {node.id: _NodeState() for node in self.topology.nodes}
+
+    @property
+    def is_leading(self) -> bool:
+        """Whether it holds the lease."""
+        return self.fencing > 0
+
+    def lead(self, fencing: int, version: int) -> None:
+        """The lease was won; `version` is the highest that anybody ever handed out."""
+        self.fencing = fencing
+        self.version = max(self.version, version)
+        self._is_planned = False
+
+    def follow(self) -> None:
+        """The lease is lost or cannot be kept up: hand out nothing."""
+        self.fencing = 0
+
+    def note(self, telemetry: Telemetry, now_s: float) -> None:
+        """A node said how it is."""
+        state = self._nodes[NodeId(telemetry.node)]
+        state.telemetry, state.heard_s = telemetry, now_s
+        held = telemetry.routes
+        if held.fencing > self.fencing > 0:
+            # Somebody leads who came after this one.
+            self.follow()
+        if (held.fencing, held.version) == (self.fencing, self.version) and self.is_leading:
+            state.acknowledged_s = max(state.acknowledged_s, state.handed_s)
+
+    def telemetry(self, node: NodeId, now_s: float) -> Telemetry | None:
+        """What a node last said, if that still means anything."""
+        state = self._nodes[node]
+        return state.telemetry if now_s - state.heard_s <= SILENT_S else None
+
+    def tick(self, now_s: float) -> list[Hand]:
+        """Plan where something changed, and hand out what is not yet handed out."""
+        if not self.is_leading:
+            return []
+        unusable = frozenset(link.id for link in self.topology.links if not self.is_usable(link.id, now_s))
+        if not self._is_planned or unusable != self.unusable:
+            self._plan(unusable)
+        return [Hand(self._order(node)) for node in self._due(now_s)]
+
+    def is_usable(self, link: LinkId, now_s: float) -> bool:
+        """Whether routes may go over a link. Of what nobody tells anything, nothing bad is thought: a controller that
+        cannot see the network must not take it apart."""
+        known = self.topology.link(link)
+        ends = [self._end(node, link, now_s) for node in (known.alice, known.bob)]
+        return not any(end is not None and (not end.is_connected or end.own_bits <= 0) for end in ends)
+
+    def _end(self, node: NodeId, link: LinkId, now_s: float) -> LinkTelemetry | None:
+        telemetry = self.telemetry(node, now_s)
+        return next((end for end in telemetry.links if end.link == link), None) if telemetry else None
+
+    def _plan(self, unusable: frozenset[LinkId]) -> None:
+        planned: dict[NodeId, dict[str, list[list[str]]]] = {node.id: {} for node in self.topology.nodes}
+        for node, target in self._pairs():
+            routes = self._best(node, target, unusable)
+            if routes:
+                planned[node][target] = routes
+        if planned != self.routes or not self._is_planned:
+            self.version += 1
+            for state in self._nodes.values():
+                state.acknowledged_s = state.handed_s = -1e18
+        self.routes, self.unusable, self._is_planned = planned, unusable, True
+
+    def _pairs(self) -> list[tuple[NodeId, NodeId]]:
+        """Ordered pairs of nodes that routes are planned for."""
+        nodes = [node.id for node in self.topology.nodes]
+        if len(nodes) <= ALL_PAIRS_MAX:
+            return [(node, target) for node in nodes for target in nodes if node != target]
+        pairs = set()
+        for demand in self.topology.demands:
+            ends = [sae.node for name in demand.between if (sae := self.topology.sae(name)) is not None]
+            if len(ends) == 2 and ends[0] != ends[1]:
+                pairs |= {(ends[0], ends[1]), (ends[1], ends[0])}
+        return sorted(pairs)
+
+    def _best(self, node: NodeId, target: NodeId, unusable: frozenset[LinkId]) -> list[list[str]]:
+        """A disjoint pair where there is one, the shorter first; else what there is, first over usable links."""
+        found: list[list[str]] = []
+        for count, avoided in ((2, unusable), (1, unusable), (1, frozenset[LinkId]())):
+            try:
+                routes = sorted(self.find(node, target, count, avoided), key=len)
+            except RouteUnavailable:
+                continue
+            found += [row for route in routes if (row := list[str](route)) not in found]
+            if count == 2:
+                break
+        return found
+
+    def _due(self, now_s: float) -> Iterator[NodeId]:
+        for node, state in self._nodes.items():
+            is_held = now_s - state.acknowledged_s < RENEW_S
+            if self.telemetry(node, now_s) is not None and not is_held and now_s - state.handed_s >= RETRY_S:
+                state.handed_s = now_s
+                yield node
+
+    def _order(self, node: NodeId) -> RouteOrder:
+        return RouteOrder(node, self.name, self.fencing, self.version, LIFETIME_S, self.routes[node])

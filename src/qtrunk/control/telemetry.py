@@ -1,0 +1,94 @@
+"""What a controller keeps of a node's status: levels, rates, states, alarms. Only named fields; nothing that holds key
+has a place in them, and what a status says beside them is not kept. No I/O.
+"""
+
+import msgspec
+
+from qtrunk.base.errors import WireError
+
+
+class LinkTelemetry(msgspec.Struct, frozen=True):
+    """One link end."""
+
+    link: str
+    role: str
+    state: str
+    why: str = ""
+    secret_bps: float = 0.0
+    pool_bits: int = 0
+    own_bits: int = 0
+    auth_bits: int = 0
+    qber_test: float | None = None
+    is_connected: bool = False
+    is_module_up: bool = False
+    is_held: bool = False
+    blocks_released: int = 0
+    blocks_destroyed: int = 0
+
+
+class AlarmTelemetry(msgspec.Struct, frozen=True):
+    """One active alarm."""
+
+    resource: str
+    type: str
+    severity: str
+    text: str
+    raised_unix_s: float
+
+
+class Alarms(msgspec.Struct, frozen=True):
+    """The active ones."""
+
+    active: list[AlarmTelemetry] = []
+
+
+class PoolTelemetry(msgspec.Struct, frozen=True):
+    """One pool of end-to-end key, octets."""
+
+    side: str
+    initiator: str
+    target: str
+    available: int = 0
+    delivered: int = 0
+
+
+class OrdersTelemetry(msgspec.Struct, frozen=True):
+    """Which order of routes the node holds."""
+
+    fencing: int = 0
+    version: int = 0
+    controller: str | None = None
+    is_living: bool = False
+
+
+class AuditTelemetry(msgspec.Struct, frozen=True):
+    """The head of the node's audit log: whoever changes a record later does not come to the same."""
+
+    sequence: int = 0
+    hash: str = ""
+
+
+class Telemetry(msgspec.Struct, frozen=True):
+    """One node at one moment."""
+
+    node: str
+    state: str = ""
+    uptime_s: float = 0.0
+    links: list[LinkTelemetry] = []
+    alarms: Alarms = Alarms()
+    pools: list[PoolTelemetry] = []
+    tenants: list[dict[str, object]] | dict[str, object] = []
+    """As `/admin/v1/status` has them: contracts, use, figures of ITU-T Y.3807."""
+    routes: OrdersTelemetry = OrdersTelemetry()
+    audit: AuditTelemetry = AuditTelemetry()
+
+
+def decode(octets: bytes, node: str) -> Telemetry:
+    """Of a node's status; WireError where it is none, or another node's."""
+    try:
+        found = msgspec.json.decode(octets, type=Telemetry)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise WireError(f"status of {node}: {error}") from error
+    if found.node != node:
+        raise WireError(f"status of {node}: it says {found.node[:63]!r}")
+    return found

@@ -1,0 +1,74 @@
+"""The northbound interface: what a controller knows, as JSON over HTTPS, described by `api/control.json` (OpenAPI 3.1).
+
+    GET /control/v1/status                    this controller: does it lead, what troubles it
+    GET /control/v1/network, /nodes, /links, /pools, /routes, /services, /alarms
+    GET /control/v1/alarms/history            alarms that the store has, over or not
+    GET /control/v1/what-if?cut=LINK|NODE     which services would lose protection, or all their routes
+
+Certificates on both sides, the roles of `api.roles`. A controller that does not lead answers status alone; for the rest
+it says 503, so that a client goes to the other.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from qtrunk.api.admin import AdminHandler, Gate
+from qtrunk.api.https import Request, Response, error
+from qtrunk.api.roles import Operator
+from qtrunk.api.tls import PeerIdentity
+from qtrunk.base.errors import RequestRefused
+from qtrunk.control.views import Views
+from qtrunk.node.controller.process import ControllerRunner
+
+_LISTS = ("network", "nodes", "links", "pools", "routes", "services", "alarms")
+
+
+def northbound(runner: ControllerRunner, is_revoked: Callable[[PeerIdentity], bool]) -> Gate:
+    """The interface of one controller."""
+
+    async def status(_request: Request, _operator: Operator) -> Response:
+        _check_query(_request)
+        return _json(runner.status())
+
+    def view(name: str) -> AdminHandler:
+        async def give(request: Request, _operator: Operator) -> Response:
+            _check_query(request)
+            if not runner.machine.is_leading:
+                return _follows(runner)
+            if request.segments[3:] == ("history",):
+                return _json(await asyncio.to_thread(runner.store.alarms))
+            return _json(getattr(_views(runner), name)())
+
+        return give
+
+    async def what_if(request: Request, _operator: Operator) -> Response:
+        _check_query(request, "cut")
+        if not runner.machine.is_leading:
+            return _follows(runner)
+        cut = request.query.get("cut")
+        if not cut:
+            raise RequestRefused("cut: the name of a link or a node is needed")
+        return _json(_views(runner).what_if(cut))
+
+    handlers: dict[str, AdminHandler] = {name: view(name) for name in _LISTS}
+    return Gate({**handlers, "status": status, "what-if": what_if}, is_revoked, root="control")
+
+
+def _views(runner: ControllerRunner) -> Views:
+    return Views(runner.machine, runner.clock.monotonic_s())
+
+
+def _follows(runner: ControllerRunner) -> Response:
+    return error(503, f"controller {runner.config.name} does not lead; ask the other", {"Retry-After": "5"})
+
+
+def _check_query(request: Request, *known: str) -> None:
+    for name in request.query:
+        if name not in known:
+            raise RequestRefused(f"query parameter {name[:40]!r} is not known here")
+
+
+def _json(value: object) -> Response:
+    return Response(200, msgspec.json.encode(value))

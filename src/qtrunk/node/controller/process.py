@@ -1,0 +1,163 @@
+"""One controller in the real world: the machine (`control.controller`), its lease, its store, its nodes.
+
+Once a period: keep up the lease, ask every node for its status, plan, hand out. Who does not hold the lease asks
+nothing and hands out nothing. Store or lease out of reach: it follows until they are back, and nodes go on.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+
+from qtrunk.api.jsonclient import Service
+from qtrunk.api.tls import client_context
+from qtrunk.base.errors import NotAuthorised, QtrunkError, StoreError
+from qtrunk.base.ids import NodeId
+from qtrunk.base.ports import Clock
+from qtrunk.control import telemetry as words
+from qtrunk.control.controller import Controller, Hand
+from qtrunk.control.telemetry import Telemetry
+from qtrunk.node.controller.config import ControllerConfig
+from qtrunk.node.controller.database import Postgres, open_database
+from qtrunk.node.controller.lease import FileLease, Lease, RowLease
+from qtrunk.node.controller.store import ControlStore
+from qtrunk.node.world import SystemClock
+from qtrunk.relay.route import disjoint_routes
+
+log = logging.getLogger(__name__)
+
+PERIOD_S = 2.0
+NOTE_S = 10.0
+"""Telemetry goes into the store so often; the machine sees all of it."""
+FORGET_S = 3600.0
+AT_ONCE = 8
+
+
+class ControllerRunner:
+    """One controller process's contents."""
+
+    def __init__(self, config: ControllerConfig, clock: Clock | None = None) -> None:
+        self.config = config
+        self.clock = clock or SystemClock()
+        topology = config.load_topology()
+        self.machine = Controller(config.name, topology, lambda a, b, n, away: disjoint_routes(topology, a, b, n, away))
+        self._database = open_database(config.store)
+        self.store = ControlStore(self._database)
+        self._lease: Lease = (
+            RowLease(self._database, f"{config.name} {secrets.token_hex(8)}")
+            if isinstance(self._database, Postgres)
+            else FileLease(Path(config.store).with_suffix(".lease"))
+        )
+        credentials = (Path(config.certificate), Path(config.private_key), Path(config.ca_certificate))
+        context = client_context(*credentials)
+        self._services = {
+            NodeId(node): Service(address.host, address.port, context) for node, address in config.nodes.items()
+        }
+        self._pool = ThreadPoolExecutor(AT_ONCE, "poll")
+        self._noted_s: dict[NodeId, float] = {}
+        self._forgot_s = self.clock.monotonic_s()
+        self.problems: dict[NodeId, str] = {}
+        """Nodes that did not answer the last time, and why."""
+        self.altered_audit: set[NodeId] = set()
+        """Nodes whose audit log is not what it was."""
+        self.topology_version = self.store.note_topology(topology.to_dict(), self.clock.unix_s())
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            try:
+                await self.step()
+            except StoreError as error:
+                log.warning("%s: follows, since %s", self.config.name, error)
+                self.machine.follow()
+            await asyncio.sleep(PERIOD_S)
+
+    async def step(self) -> None:
+        """Once: StoreError where the lease or the store is out of reach."""
+        await self._keep_lease()
+        if not self.machine.is_leading:
+            return
+        loop = asyncio.get_running_loop()
+        found = await asyncio.gather(*(loop.run_in_executor(self._pool, self._ask, node) for node in self._services))
+        now_s = self.clock.monotonic_s()
+        for telemetry in found:
+            if telemetry is not None:
+                self.machine.note(telemetry, now_s)
+                await asyncio.to_thread(self._note, telemetry, now_s)
+        version = self.machine.version
+        hands = await asyncio.to_thread(self.machine.tick, now_s)
+        if self.machine.version != version:
+            await asyncio.to_thread(self._record_plan)
+        await asyncio.gather(*(loop.run_in_executor(self._pool, self._hand, hand) for hand in hands))
+        if now_s - self._forgot_s > FORGET_S:
+            self._forgot_s = now_s
+            await asyncio.to_thread(self.store.forget, self.clock.unix_s())
+
+    def status(self) -> dict[str, object]:
+        """What this controller says of itself."""
+        machine = self.machine
+        return {
+            "controller": self.config.name,
+            "network": machine.topology.name,
+            "topology_version": self.topology_version,
+            "is_leading": machine.is_leading,
+            "fencing": machine.fencing,
+            "plan_version": machine.version,
+            "unusable_links": sorted(machine.unusable),
+            "silent_nodes": dict(sorted(self.problems.items())) if machine.is_leading else {},
+            "altered_audit": sorted(self.altered_audit),
+        }
+
+    def close(self) -> None:
+        """Let another lead at once."""
+        with contextlib.suppress(StoreError):
+            self._lease.release()
+        self._pool.shutdown(cancel_futures=True)
+        self._database.close()
+
+    async def _keep_lease(self) -> None:
+        token = await asyncio.to_thread(self._lease.hold)
+        if token == 0:
+            self.machine.follow()
+        elif token != self.machine.fencing:
+            last = await asyncio.to_thread(self.store.last_version)
+            self.machine.lead(token, last)
+            log.info("%s leads with token %d", self.config.name, token)
+
+    def _ask(self, node: NodeId) -> Telemetry | None:
+        try:
+            found = words.decode(self._services[node].ask("GET", "/admin/v1/status"), node)
+        except QtrunkError as error:
+            self.problems[node] = str(error)
+            return None
+        self.problems.pop(node, None)
+        return found
+
+    def _note(self, telemetry: Telemetry, now_s: float) -> None:
+        node = NodeId(telemetry.node)
+        if now_s - self._noted_s.get(node, -1e18) < NOTE_S:
+            return
+        self._noted_s[node] = now_s
+        if self.store.altered_audit(telemetry):
+            self.altered_audit.add(node)
+            log.error("the audit log of node %s has another record, or fewer, than before", node)
+        self.store.note_telemetry(telemetry, self.clock.unix_s())
+
+    def _record_plan(self) -> None:
+        machine = self.machine
+        now_s = self.clock.unix_s()
+        self.store.note_orders(machine.fencing, machine.version, machine.name, machine.routes, now_s)
+
+    def _hand(self, hand: Hand) -> None:
+        node = NodeId(hand.order.node)
+        try:
+            self._services[node].ask("PUT", "/admin/v1/routes", msgspec.to_builtins(hand.order))
+        except NotAuthorised as error:
+            # It has heard of a later holder of the lease; the next look at its status tells which.
+            log.warning("%s: node %s refuses: %s", self.config.name, node, error)
+        except QtrunkError as error:
+            self.problems[node] = str(error)
