@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: soak setup demo test check validate reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
+.PHONY: scale soak setup demo test check validate reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
 KILLS ?= 2000
 SEEDS ?= 1000
 STATES ?= 1000
@@ -42,6 +42,10 @@ validate: setup
 	$(BIN)/python tools/validation_report.py
 	$(BIN)/python tools/attack_report.py
 	$(BIN)/python tools/cascade_report.py
+
+# What a national network costs by its size: writes docs/scale.md (some minutes).
+scale: setup
+	$(BIN)/python tools/scale_study.py
 
 # How often each bound behind a key's length is wrong: writes docs/soundness.md (about four minutes).
 soundness: setup

@@ -31,6 +31,7 @@ COMMANDS = {
     "roles": "approve:roles",
     "sae": "keys:sae",
     "seal": "files:seal",
+    "simulate": "simulate:simulate",
     "status": "lab:status",
     "stream": "stream:stream",
     "tenants": "tenants:tenants",

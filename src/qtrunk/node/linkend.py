@@ -24,7 +24,8 @@ from qtrunk.quantum import device as device_messages
 
 log = logging.getLogger(__name__)
 
-FOLLOW_TIMEOUT_S = 120.0
+FOLLOW_TIMEOUT_S = 600.0
+"""Searches of one machine wait for each other."""
 
 
 class LinkRunner(LinkWorker[SessionEffect]):

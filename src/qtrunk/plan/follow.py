@@ -6,12 +6,16 @@ Then the planner looks for better settings (plan.rate), and for the shortest blo
 gives nearly the rate of the longest.
 """
 
+import fcntl
+import os
 import sys
 from dataclasses import replace
 from math import log10, sqrt
+from pathlib import Path
 
 import msgspec
 
+from qtrunk.base.parent import die_with_parent
 from qtrunk.plan.light import Answer, LightSettings, Question, Seen, longest_s
 from qtrunk.plan.rate import Choice, PlannedLink, improved, planned
 from qtrunk.quantum.analytic import expected
@@ -81,9 +85,18 @@ def _for(link: Link, fitted: PlannedLink, block_s: float) -> PlannedLink:
 
 
 def main() -> None:
-    """A question on standard input, its answer on standard output."""
+    """A question on standard input, its answer on standard output.
+
+    It ends with the node that asks, gives way to everything else, and is the only search of this machine at a time: a
+    lab of forty links would otherwise search for all of them at once.
+    """
+    die_with_parent(os.getppid())
+    os.nice(19)
     question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
-    sys.stdout.buffer.write(msgspec.json.encode(follow(question)))
+    with Path(__file__).open("rb") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        answer = follow(question)
+    sys.stdout.buffer.write(msgspec.json.encode(answer))
 
 
 if __name__ == "__main__":

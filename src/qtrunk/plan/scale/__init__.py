@@ -1,0 +1,1 @@
+"""Networks far larger than one machine can run as processes: a generated backbone, and its keys by the day."""
