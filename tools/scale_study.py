@@ -20,8 +20,10 @@ BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
 
 def rows(figures: list[dict], sizes: list[int], loads: list[float]) -> list[str]:
     lines = [
-        ("| nodes | load | links | QKD systems | fibre, 1000 km | hops | key supplied, kbit/s | per system, bit/s | "
-        "supplied of asked | demands never short | cuts + outages a day | slowest rerouting | times real time |"),
+        (
+            "| nodes | load | links | QKD systems | fibre, 1000 km | hops | key supplied, kbit/s | per system, bit/s | "
+            "supplied of asked | demands never short | cuts + outages a day | slowest rerouting | times real time |"
+        ),
         "| --- " * 13 + "|",
     ]
     for size, load in product(sizes, loads):
@@ -59,10 +61,12 @@ def main() -> int:
         print(one["network"], one["load"], f"{one['seconds']:.0f} s", flush=True)
     usual = Conditions()
     told = [
-        (f"{len(tasks)} runs of {chosen.days:g} day(s), {chosen.seeds} seeds each, in {time.monotonic() - began:.0f} s of two cores "
-        f"({time.strftime('%Y-%m-%d')}). Steps of {usual.step_s:g} s; {usual.cuts_per_1000_km_year:g} cuts a year and 1000 km, mended in "
-        f"{usual.mending_s / 3600:g} h; {usual.outages_per_site_year:g} outages a year and site of {usual.outage_s / 3600:g} h; pools of links hold "
-        f"{usual.pool_s / 3600:g} h. Two demands for each node; four systems on each trunk hop, one on each hop of a ring."),
+        (
+            f"{len(tasks)} runs of {chosen.days:g} day(s), {chosen.seeds} seeds each, in {time.monotonic() - began:.0f} s of two cores "
+            f"({time.strftime('%Y-%m-%d')}). Steps of {usual.step_s:g} s; {usual.cuts_per_1000_km_year:g} cuts a year and 1000 km, mended in "
+            f"{usual.mending_s / 3600:g} h; {usual.outages_per_site_year:g} outages a year and site of {usual.outage_s / 3600:g} h; pools of links hold "
+            f"{usual.pool_s / 3600:g} h. Two demands for each node; four systems on each trunk hop, one on each hop of a ring."
+        ),
         "",
         *rows(figures, chosen.sizes, chosen.loads),
         "",

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -16,7 +15,7 @@ KEPT = [
     (23, 25.0, "a vendor link asked for no more keys once the disk had refused the release of a block"),
 ]
 """Seeds, and seconds of faults, that found a mistake; each was put right."""
-SEEDS = int(os.environ.get("QTRUNK_SOAK_SEEDS", "200"))
+SEEDS = int(os.environ.get("QTRUNK_SOAK_SEEDS", "60"))
 FIRST = 1000
 
 
@@ -26,12 +25,13 @@ def test_what_a_seed_found_stays_right(seed, faults_s):
     assert not outcome.error, "\n".join([outcome.where, *outcome.last_words, outcome.error])
 
 
-def test_every_check_holds_under_hundreds_of_seeds():
-    with ProcessPoolExecutor(2) as pool:
-        outcomes = list(pool.map(play, range(FIRST, FIRST + SEEDS)))
-    failed = [f"seed {outcome.seed}: {outcome.error}\n{outcome.where}" for outcome in outcomes if outcome.error]
-    assert not failed, "\n".join(failed)
-    assert all(outcome.counts["collected"] > 0 for outcome in outcomes)
+def test_every_check_holds_under_many_seeds():
+    # A process of its own: it fixes the order of sets, so that these are the same runs every time.
+    command = [sys.executable, "-m", "qtrunk.sim.soak", "--first", str(FIRST), "--seeds", str(SEEDS)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert f"{SEEDS} seeds, 0 failed" in done.stdout
+    assert int(done.stdout.rsplit(", ", 1)[1].split()[0]) > SEEDS, "keys at both ends"
 
 
 def test_a_seed_is_one_run():

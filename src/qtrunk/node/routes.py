@@ -1,6 +1,5 @@
 """The routes that a node was handed, on its disk: `control.orders.RouteTable` in the real world."""
 
-import contextlib
 import os
 from pathlib import Path
 
@@ -24,13 +23,14 @@ class HandedRoutes(RouteTable):
         self._alarms = alarms
         self._clock = clock
         super().__init__(node, topology, self._write)
-        with contextlib.suppress(FileNotFoundError):
-            try:
-                self.load(self._path.read_bytes())
-            except (OSError, msgspec.MsgspecError) as problem:
-                # Routes are advice: without them the node finds its own. A token that is forgotten is an alarm.
-                text = f"{self._path} does not read ({type(problem).__name__}): the node goes on without handed routes"
-                alarms.raise_alarm("routes", "RoutesUnreadable", "major", text)
+        try:
+            self.load(self._path.read_bytes())
+        except FileNotFoundError:
+            pass  # No controller has handed this node any routes yet.
+        except (OSError, msgspec.MsgspecError) as problem:
+            # Routes are advice: without them the node finds its own. A token that is forgotten is an alarm.
+            text = f"{self._path} does not read ({type(problem).__name__}): the node goes on without handed routes"
+            alarms.raise_alarm("routes", "RoutesUnreadable", "major", text)
 
     def _write(self, octets: bytes) -> None:
         part = self._path.with_suffix(".part")

@@ -1,8 +1,7 @@
 """The vendor's QKD systems of a simulation: a pair of KMEs for each link, without light; their keys are equal, or not.
 
 Links of a simulated network get their keys from a vendor's KMEs (`kms.vendor`), so that key comes by the blocks and the
-protocol of a real link, at the cost of drawing random octets. Light, distillation and Eve are simulated on a link of
-their own (`sim.network.lightlink`).
+protocol of a real link, at the cost of drawing random octets. Light, distillation and Eve are not in here.
 """
 
 import queue
