@@ -405,5 +405,5 @@ def test_a_lab_starts_no_fibre_for_such_a_link(tmp_path):
     state = tmp_path / "lab"
     Lab.prepare(state, topology)
     plan = msgspec.json.decode((state / "plan.json").read_bytes(), type=Plan)
-    assert {child.name for child in plan.children} == {"optics-b-c", "node-a", "node-b", "node-c"}
+    assert {child.name for child in plan.children} == {"optics-b-c", "node-a", "node-b", "node-c", "controller-1"}
     assert (state / "nodes" / "a" / "preshared-a-b").stat().st_size > AUTH_OCTETS

@@ -15,7 +15,7 @@ KEPT = [
     (23, 25.0, "a vendor link asked for no more keys once the disk had refused the release of a block"),
 ]
 """Seeds, and seconds of faults, that found a mistake; each was put right."""
-SEEDS = int(os.environ.get("QTRUNK_SOAK_SEEDS", "60"))
+SEEDS = int(os.environ.get("QTRUNK_SOAK_SEEDS", "32"))
 FIRST = 1000
 
 
