@@ -59,7 +59,8 @@ class Customers:
             time.sleep(0.05)
             return
         self.given += [(key.key_id, bytes(key.material.reveal())) for key in keys]
-        for _ in range(60):
+        deadline_s = time.monotonic() + 60
+        while time.monotonic() < deadline_s:
             try:
                 found = sink.get_keys_with_ids(SaeId(initiator), [key.key_id for key in keys])
             except KeyNotFound:
