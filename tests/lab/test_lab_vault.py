@@ -41,7 +41,7 @@ class Vaults:
 
     def state(self) -> str:
         done = self.run("status", "--format", "json", check=False)
-        if done.returncode == 1 and "home" in done.stderr:
+        if not done.stdout:
             return "no answer"  # It begins anew in place, and does not listen yet.
         found = json.loads(done.stdout)["state"]
         assert done.returncode == (0 if found == "in service" else 3)
