@@ -19,7 +19,7 @@ def broken() -> dict[str, object]:
 def admin(kme):
     receipts = {KNOWN: {"key_id": KNOWN, "route": ["a", "b"]}}
     ledgers = [{"a-b": {"own_octets": 7}}]
-    handler = Admin(lambda: {"node": "a"}, receipts.get, lambda: ledgers.pop() if ledgers else broken()).handle
+    handler = Admin(lambda: {"node": "a"}, receipts.get, lambda: ledgers.pop() if ledgers else broken(), dict).handle
     with RunningServer(handler, kme) as running:
         yield running
 

@@ -150,11 +150,11 @@ def of_tenant(topology: Topology, **limits) -> Topology:
 
 
 def three_ways(**limits) -> Topology:
-    """From a to e by b and c, by f and g, by h and i."""
+    """From a to e by b and c, the shortest, by f and g, by h and i."""
     nodes = [Node(id=NodeId(name)) for name in "abcefghi"]
     links = [
-        Link(id=link_id(NodeId(one), NodeId(other)), alice=NodeId(one), bob=NodeId(other), length_km=10, loss_db=3)
-        for row in ("abce", "afge", "ahie")
+        Link(id=link_id(NodeId(one), NodeId(other)), alice=NodeId(one), bob=NodeId(other), length_km=km, loss_db=3)
+        for km, row in ((10, "abce"), (11, "afge"), (12, "ahie"))
         for one, other in pairwise(row)
     ]
     return of_tenant(with_saes(Topology(name="t", nodes=tuple(nodes), links=tuple(links))), **limits)

@@ -3,6 +3,7 @@
     GET /admin/v1/status            the node, its links, alarms and counts
     GET /admin/v1/keys/{key_ID}     the receipt of a key
     GET /admin/v1/ledger            where every octet of link key is or went
+    GET /admin/v1/exposure          end-to-end key, by how it came
     …   /admin/v1/NAME/…            what `more` has under that name
 
 Certificates on both sides; who may ask for what is `api.roles.TABLE`, and what is not in it is refused. A certificate
@@ -89,6 +90,7 @@ class Admin(Gate):
         status: Callable[[], dict[str, object]],
         receipt: Callable[[KeyId], dict[str, object] | None],
         ledger: Callable[[], dict[str, object]],
+        exposure: Callable[[], dict[str, object]],
         more: Mapping[str, AdminHandler] | None = None,
         is_revoked: Callable[[PeerIdentity], bool] = nobody_is_revoked,
         note_refusal: Callable[[Operator, str], None] = note_nothing,
@@ -99,6 +101,9 @@ class Admin(Gate):
         async def give_ledger(_request: Request, _operator: Operator) -> Response:
             return Response(200, msgspec.json.encode(ledger()))
 
+        async def give_exposure(_request: Request, _operator: Operator) -> Response:
+            return Response(200, msgspec.json.encode(exposure()))
+
         async def give_receipt(request: Request, _operator: Operator) -> Response:
             # In a thread: it may read through years of the consume journal, and the node must go on meanwhile.
             found = await asyncio.to_thread(receipt, parse_key_id(request.segments[3]))
@@ -106,5 +111,11 @@ class Admin(Gate):
                 return error(404, "this node has no record of that key")
             return Response(200, msgspec.json.encode(found))
 
-        handlers = {"status": give_status, "ledger": give_ledger, "keys": give_receipt, **(more or {})}
+        handlers = {
+            "status": give_status,
+            "ledger": give_ledger,
+            "exposure": give_exposure,
+            "keys": give_receipt,
+            **(more or {}),
+        }
         super().__init__(handlers, is_revoked, note_refusal)

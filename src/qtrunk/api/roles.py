@@ -65,6 +65,7 @@ TABLE: tuple[Rule, ...] = (
     Rule("GET", "/admin/v1/status", _ALL, "the node, its links, alarms and counts"),
     Rule("GET", "/admin/v1/keys/{key_ID}", _READERS, "the receipt of a key"),
     Rule("GET", "/admin/v1/ledger", _READERS, "where every octet of link key is or went"),
+    Rule("GET", "/admin/v1/exposure", _READERS, "end-to-end key, by how it came: what falls with which node"),
     Rule("GET", "/admin/v1/audit", _REVIEWERS, "records of the audit log"),
     Rule("GET", "/admin/v1/approvals", _REVIEWERS, "what waits for a second person, and what became of it"),
     Rule("GET", "/admin/v1/approvals/{id}", _REVIEWERS, "one proposal, with the exact operation"),

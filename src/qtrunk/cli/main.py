@@ -23,6 +23,7 @@ COMMANDS = {
     "doctor": "doctor.command:doctor",
     "down": "lab:down",
     "enrol": "enrol:enrol",
+    "exposure": "exposure:exposure",
     "keys": "keys:keys",
     "ledger": "ledger:ledger",
     "link": "link:link",

@@ -456,6 +456,10 @@ class Pools:
         """Every pool's ledger, in octets."""
         return ledgers(self._journal.read(records.ended_totals), self._pools.items())
 
+    def living(self) -> list[Segment]:
+        """All segments that are not at their end, both sides."""
+        return list(self._by_key.values())
+
     def receipt(self, key_id: KeyId) -> dict[str, object] | None:
         """What is known here of a key of a pool, shaped like `EndToEnd.receipt`; None: it is no key of a pool here."""
         found: dict[str, object] = {}

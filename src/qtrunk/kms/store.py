@@ -27,6 +27,7 @@ from qtrunk.base.ids import NodeId
 from qtrunk.base.ports import Clock
 from qtrunk.base.secret import Secret
 from qtrunk.kms.endtoend import EndToEnd
+from qtrunk.kms.exposure import Held, held
 from qtrunk.kms.journal import Journal, StorageFullError
 from qtrunk.kms.key import Allocation, AuthReservation, Ledger, PoolLevel, Slice
 from qtrunk.kms.pools import RETRY_WINDOW_S, Pools
@@ -87,6 +88,10 @@ class KeyStore(Spending, EndToEnd):
             # What the caller did cannot be done again from here; let its next attempt find room.
             self._journal.make_room()
             raise
+
+    def exposure(self) -> list[Held]:
+        """What there is of end-to-end key, by how it came."""
+        return held(self._journal, self.pools.living())
 
     def close(self) -> None:
         """Let another process have the store. Every change is on the disk already."""

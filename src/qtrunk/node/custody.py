@@ -88,6 +88,7 @@ class Custody:
             self.status,
             lambda key_id: self._in_service().receipt(key_id),
             lambda: self._in_service().ledger(),
+            lambda: self._in_service().exposure(),
             {**self._trust.handlers(), "vault": self._answer, "routes": self._answer_routes},
             self._trust.is_revoked,
             self._trust.note_refusal,

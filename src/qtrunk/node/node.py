@@ -429,6 +429,10 @@ class Node:
             for (side, initiator, target), ledger in sorted(self._store.pools.ledgers().items())
         ]
 
+    def exposure(self) -> dict[str, object]:
+        """What this node has of end-to-end key, by how it came."""
+        return {"held": self._store.exposure()}
+
     def ledger(self) -> dict[str, object]:
         """Where every octet of each link's key is or went."""
         return {runner.link: asdict(self._store.ledger(runner.link)) for runner in self._links}

@@ -112,6 +112,19 @@ def test_a_receipt_tells_where_a_key_came_from_and_never_the_key(small_lab):
     assert small_lab.qtrunk("keys", "show", "7a8a2fd6-2d2c-4a0e-8f0a-3d1f5f0b9c11", check=False).returncode == 1
 
 
+def test_what_falls_with_a_node_is_said_by_tenant_and_pair(small_lab):
+    assert small_lab.client(BANK).get_keys(VAULT, 3, 256)
+    topology = json.loads(small_lab.qtrunk("status", "--format", "json").stdout)
+    fates = {}
+    for node in (entry["node"] for entry in topology["nodes"]):
+        rows = json.loads(small_lab.qtrunk("exposure", node, "--format", "json").stdout)["rows"]
+        fates[node] = {row["fate"] for row in rows if (row["initiator"], row["target"]) == (BANK, VAULT)}
+    assert sorted(fate for found in fates.values() for fate in found) == ["held", "held", "hybrid"]
+    table = small_lab.qtrunk("exposure", node, "--format", "csv").stdout.splitlines()
+    assert table[0].startswith("tenant,initiator,target,fate,falls")
+    assert small_lab.qtrunk("exposure", "nowhere", check=False).returncode == 1
+
+
 def test_no_secret_lies_in_the_lab_in_clear(small_lab):
     keys = small_lab.client(BANK).get_keys(VAULT, 20, 256)
     needles = []
