@@ -336,6 +336,14 @@ class Topology:
         best = max(self.neighbours, key=lambda network: network.names(sae), default=None)
         return best if best is not None and best.names(sae) else None
 
+    def end_of(self, sae: SaeId) -> NodeId | None:
+        """Where keys of an SAE begin or end in this network: its own node, or the one beside its foreign network."""
+        known = self.sae(sae)
+        if known is not None:
+            return known.node
+        network = self.foreign(sae)
+        return None if network is None else network.node
+
     def link_between(self, a: NodeId, b: NodeId) -> Link:
         """The link that joins two neighbours; KeyError if they are none."""
         return self._link_by_ends[frozenset((a, b))]

@@ -36,7 +36,8 @@ from qtrunk.topology import Link, Topology, VendorEnd, VendorSource
 
 LINK = LinkId("a-b")
 KEYS = 24
-WITHIN_S = 8.0
+WITHIN_S = 60.0
+"""When to give up; what is waited for takes a second or two where nothing else runs."""
 
 Fault = Callable[[Request], Response | None]
 
@@ -230,10 +231,11 @@ def test_the_pool_fills_no_higher_than_it_may(pair, supply):
         async with pair(keys=120) as ends:
             store = ends.stores[Role.ALICE]
             await ends.until(lambda: store.level(LINK).total_octets >= 64 << 10, "a full pool")
-            await asyncio.sleep(0.2)
-            given = supply.allocations
-            await asyncio.sleep(0.3)
-            assert supply.allocations == given
+            # What was asked for before may still come; then nothing is asked for any more.
+            seen: list[int] = []
+            is_quiet = lambda: seen.append(supply.allocations) or len(set(seen[-50:])) == 1 < 50 <= len(seen)  # noqa: E731
+            await ends.until(is_quiet, "no more requests")
+            assert store.level(LINK).total_octets <= (64 << 10) + 2 * 120 * 32
 
     asyncio.run(work())
 

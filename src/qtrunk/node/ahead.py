@@ -225,13 +225,8 @@ class FillAhead:
         # Without so many routes nothing is made, and what the quality says refuses it for good.
         with contextlib.suppress(RouteUnavailable):
             routes = self._routes(pair, node)
-        links = [self._topology.link_between(*hop) for row in routes for hop in pairwise(row)]
-        return Quality(
-            epsilon=_BLOCKS_PER_KEY * sum(link.distillation.epsilon_secret for link in links),
-            hops=max((len(row) - 1 for row in routes), default=0),
-            routes=max(1, len(routes)),
-            is_hybrid=self._fallback is not None and self._topology.tenant_of(pair[0]).hybrid != "qkd",
-        )
+        is_hybrid = self._fallback is not None and self._topology.tenant_of(pair[0]).hybrid != "qkd"
+        return expected_quality(self._topology, routes, is_hybrid=is_hybrid)
 
     # ── filling ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -278,6 +273,17 @@ class FillAhead:
             self._wanted[initiator, target] = wanted
             self._look_at((initiator, target), wanted)
         return wanted
+
+
+def expected_quality(topology: Topology, routes: Sequence[Sequence[NodeId]], *, is_hybrid: bool) -> Quality:
+    """What a key would rest on that were relayed now, in shares where there are several routes."""
+    links = [topology.link_between(*hop) for row in routes for hop in pairwise(row)]
+    return Quality(
+        epsilon=_BLOCKS_PER_KEY * sum(link.distillation.epsilon_secret for link in links),
+        hops=max((len(row) - 1 for row in routes), default=0),
+        routes=max(1, len(routes)),
+        is_hybrid=is_hybrid,
+    )
 
 
 def _name(pair: Pair) -> str:

@@ -56,8 +56,10 @@ class ForeignVoided(Message, frozen=True, tag="foreign-voided"):
 class Carrier(Protocol):
     """Brings given keys to other nodes (`node.kxrunner.KxRunner`)."""
 
-    async def carry(self, initiator: SaeId, targets: Sequence[SaeId], keys: Sequence[tuple[KeyId, Secret]]) -> None:
-        """Return when every target's node has all keys; QtrunkError when that is not sure."""
+    async def carry(
+        self, initiator: SaeId, targets: Sequence[SaeId], keys: Sequence[tuple[KeyId, Secret]]
+    ) -> dict[str, object]:
+        """Return when every target's node has all keys, the receipt; QtrunkError when that is not sure."""
 
 
 class NoteCarrier(Protocol):

@@ -140,7 +140,7 @@ class Interworking:
         """
         self._node = node
         self._topology = topology
-        self._journal = journal
+        self.journal = journal
         self._interior = interior
         self._certificate = certificate
         self._clock = clock
@@ -182,11 +182,11 @@ class Interworking:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._journal.close()
+        self.journal.close()
 
     def as_json(self) -> dict[str, object]:
         """For `qtrunk status`: the foreign networks here, and how many keys stand where."""
-        return {"neighbours": [one.network.id for one in self._neighbours.values()], "keys": self._journal.counts()}
+        return {"neighbours": [one.network.id for one in self._neighbours.values()], "keys": self.journal.counts()}
 
     # ── what our own network asks ───────────────────────────────────────────────────────────────────────────────────
 
@@ -296,7 +296,7 @@ class Interworking:
 
     def is_held(self, key_ids: Sequence[KeyId]) -> bool:
         """Whether any of these IDs is associated with a key here."""
-        return self._journal.is_held(key_ids)
+        return self.journal.is_held(key_ids)
 
     def _is_ours(self, sae: SaeId) -> bool:
         return self._topology.sae(sae) is not None
@@ -456,7 +456,7 @@ class Interworking:
                 self._do(self._receiver.tick)
                 if self._clock.monotonic_s() - forgot_s >= FORGET_PERIOD_S:
                     forgot_s = self._clock.monotonic_s()
-                    self._journal.forget(self._clock.unix_s() - KEPT_S)
+                    self.journal.forget(self._clock.unix_s() - KEPT_S)
             except StoreError as error:
                 self._alarms.raise_alarm(RESOURCE, "StorageFull", "critical", str(error))
             else:

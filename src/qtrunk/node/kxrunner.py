@@ -44,7 +44,7 @@ class KxRunner:
         self._clock = clock
         self._channels: dict[LinkId, Channel] = {}
         self._heard_s: dict[LinkId, float] = {}
-        self._waiting: dict[str, asyncio.Future[list[SuppliedKey]]] = {}
+        self._waiting: dict[str, asyncio.Future[kx.Supplied]] = {}
         self.receive_note: Callable[[bytes], None] = _no_notes
         """What takes the notes that come in (node.notes)."""
         self._tell: Callable[[NodeId, bytes], None] | None = None
@@ -63,17 +63,22 @@ class KxRunner:
         self, initiator: SaeId, targets: Sequence[SaeId], number: int, key_bits: int
     ) -> list[SuppliedKey]:
         """Fresh keys, stored for every target at its node; raises what the machine says went wrong."""
-        return await self._carried(partial(self._machine.request, initiator, targets, number, key_bits))
+        return (await self._carried(partial(self._machine.request, initiator, targets, number, key_bits))).keys
 
-    async def carry(self, initiator: SaeId, targets: Sequence[SaeId], keys: Sequence[tuple[KeyId, Secret]]) -> None:
-        """Keys of a foreign initiator, stored for every target at its node; raises what the machine says went wrong."""
-        await self._carried(partial(self._machine.carry, initiator, targets, keys))
+    async def carry(
+        self, initiator: SaeId, targets: Sequence[SaeId], keys: Sequence[tuple[KeyId, Secret]]
+    ) -> dict[str, object]:
+        """Keys from or for a foreign network, stored for every target at its end of ours; the receipt of their way.
+
+        Raises what the machine says went wrong.
+        """
+        return (await self._carried(partial(self._machine.carry, initiator, targets, keys))).receipt
 
     async def fill(self, initiator: SaeId, target: SaeId, octets: int) -> None:
         """A segment of so many octets for a pool; raises what the machine says went wrong."""
         await self._carried(partial(self._machine.fill, initiator, target, octets))
 
-    async def _carried(self, start: Callable[[], tuple[str, list[kx.Effect]]]) -> list[SuppliedKey]:
+    async def _carried(self, start: Callable[[], tuple[str, list[kx.Effect]]]) -> kx.Supplied:
         """What comes of a request; one that only lacks the other node's ML-KEM key waits for that a little."""
         until_s = self._clock.monotonic_s() + KEM_WAIT_S
         while True:
@@ -84,8 +89,8 @@ class KxRunner:
                     raise
             await asyncio.sleep(TICK_S)
 
-    async def _carried_once(self, request_id: str, effects: Sequence[kx.Effect]) -> list[SuppliedKey]:
-        answer: asyncio.Future[list[SuppliedKey]] = asyncio.get_running_loop().create_future()
+    async def _carried_once(self, request_id: str, effects: Sequence[kx.Effect]) -> kx.Supplied:
+        answer: asyncio.Future[kx.Supplied] = asyncio.get_running_loop().create_future()
         self._waiting[request_id] = answer
         try:
             self._carry_out(effects)
@@ -179,7 +184,7 @@ class KxRunner:
                     if channel is not None:
                         channel.send(_KX + effect.octets)
                 case kx.Supplied():
-                    self._answer(effect.request_id, effect.keys)
+                    self._answer(effect.request_id, effect)
                 case kx.Failed():
                     self._answer(effect.request_id, effect.error)
                 case kx.Tell():
@@ -191,7 +196,7 @@ class KxRunner:
                         about = f"node {effect.node}" if effect.node else effect.link or RELAY
                         self._alarms.raise_alarm(about, effect.alarm, "major", effect.text)
 
-    def _answer(self, request_id: str, answer: list[SuppliedKey] | QtrunkError) -> None:
+    def _answer(self, request_id: str, answer: kx.Supplied | QtrunkError) -> None:
         waiting = self._waiting.get(request_id)
         if waiting is None or waiting.done():
             # Whoever asked has gone. The keys are recorded as delivered and are worth nothing to anyone else.

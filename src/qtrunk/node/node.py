@@ -40,6 +40,7 @@ from qtrunk.node.linkend import LinkRunner
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
 from qtrunk.node.notes import Notes
+from qtrunk.node.onward import Onward
 from qtrunk.node.poolsync import PERIOD_S as SYNC_PERIOD_S
 from qtrunk.node.poolsync import PoolSync
 from qtrunk.node.routes import HandedRoutes
@@ -115,8 +116,15 @@ class Node:
         self._interworking = interworking(
             *(config, self._topology, interior, self._clock, kek, self._alarms, self._trust)
         )
+        self._onward: Onward | None = None
+        if self._interworking is not None and notes is not None:
+            self._onward = Onward(
+                *(config.node_id, self._topology, self._store, self._clock, notes),
+                *(self._interworking, self._interworking.journal),
+            )
         abroad = Abroad(
-            *(config.node_id, self._topology, self._store, lambda: self._interworking, self._random, self._clock)
+            *(config.node_id, self._topology, self._store, lambda: self._interworking, self._random, self._clock),
+            *(self._relay, notes),
         )
         supply = Supply(config.node_id, self._topology, self._store, self._relay, self._commit, self._ahead, abroad)
         totals = TotalsFile(directory / "totals.db")
@@ -187,6 +195,8 @@ class Node:
             self._spawn(self._agent.keep_looking())
         if self._interworking is not None:
             await self._interworking.start(self._fail)
+        if self._onward is not None:
+            self._spawn(self._onward.keep_ticking())
         self._spawn(self._relay.keep_ticking())
         self._spawn(self._keep_advertising())
         self._spawn(self._keep_expiring())
@@ -199,6 +209,8 @@ class Node:
         await self._key_api.stop()
         await self._skip_api.stop()
         await self._agent.stop()
+        if self._onward is not None:
+            await self._onward.stop()
         if self._interworking is not None:
             await self._interworking.stop()
         await self._streams.stop()

@@ -59,7 +59,7 @@ class Supply:
         self._check_own(initiator)
         foreign = self._abroad.network(target)
         if foreign is not None:
-            return self._abroad.stock(foreign.protection)
+            return self._abroad.stock(initiator, target, foreign)
         if self._node_of(target) == self._node:
             return _LOCAL
         return self._ahead.stock(initiator, target)

@@ -24,18 +24,20 @@ def check_request(
     number: int,
     key_bits: int,
     *,
-    is_foreign: bool = False,
+    is_given: bool = False,
 ) -> None:
     """Refuse what no neighbour would take, so that it fails at once and spends nothing.
 
-    `is_foreign`: the keys are there already, an SAE of a foreign network has initiated them.
+    `is_given`: the keys are there already. They come from a foreign network or go to one, never both.
     """
-    if is_foreign != (topology.sae(initiator) is None) or _first_node(topology, initiator) != node:
+    is_ours = topology.sae(initiator) is not None
+    if topology.end_of(initiator) != node or not (is_ours or is_given):
         raise RequestRefused(f"SAE {initiator} is not registered at node {node}; ask at its own node")
     if not targets:
         raise RequestRefused("targets: name at least one SAE")
     for target in targets:
-        if topology.sae(target) is None:
+        is_foreign = topology.foreign(target) is not None
+        if is_foreign != (is_given and is_ours) or topology.end_of(target) is None:
             raise RequestRefused(f"SAE {target} is not known in this network")
     if not 1 <= number <= wire.KEYS_MAX:
         raise RequestRefused(f"number: {number} keys asked for; from 1 to {wire.KEYS_MAX} at a time")
@@ -70,24 +72,16 @@ def check_relay(topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRe
         _check_segment(body, octets)
     else:
         _check_keys(body, octets)
-    is_foreign = topology.sae(SaeId(body.initiator)) is None
-    if _first_node(topology, SaeId(body.initiator)) != body.route[0] or (is_foreign and body.segment):
-        raise WireError("initiator: must be an SAE of the route's first node, or of a foreign network beside it")
     if not body.targets:
         raise WireError("targets: none")
-    for target in body.targets:
-        known = topology.sae(SaeId(target))
-        if known is None or known.node != body.route[-1] or target not in body.all_targets:
-            raise WireError("targets: must be SAEs of the route's last node")
-
-
-def _first_node(topology: Topology, initiator: SaeId) -> NodeId | None:
-    """Where the keys of an initiator start: its own node, or the one beside its foreign network."""
-    known = topology.sae(initiator)
-    if known is not None:
-        return known.node
-    network = topology.foreign(initiator)
-    return None if network is None else network.node
+    ends = [SaeId(sae) for sae in (body.initiator, *body.targets)]
+    foreign = [sae for sae in ends if topology.sae(sae) is None]
+    if topology.end_of(ends[0]) != body.route[0] or (foreign and body.segment):
+        raise WireError("initiator: must be an SAE of the route's first node, or of a foreign network beside it")
+    if ends[0] in foreign and len(foreign) > 1:
+        raise WireError("targets: of a foreign network, as their initiator; nothing passes through")
+    if any(topology.end_of(target) != body.route[-1] or target not in body.all_targets for target in ends[1:]):
+        raise WireError("targets: must be SAEs of the route's last node, or of a foreign network beside it")
 
 
 def _check_keys(body: wire.KeyRelay, octets: int) -> None:

@@ -12,10 +12,11 @@ __all__ = ["Effect", "Failed", "Report", "SendKx", "Supplied", "Tell"]
 
 @dataclass(frozen=True, slots=True)
 class Supplied:
-    """Keys for the SAE that asked, on record as delivered; or none: a segment that its pool has now."""
+    """Keys for the SAE that asked, on record as delivered; or none: their targets hold what was given."""
 
     request_id: str
     keys: list[SuppliedKey]
+    receipt: dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ RETRY_TIMEOUT_S = 4.0
 """A second attempt gets so much more; both together stay under what the shell waits, twice the time-out."""
 POOL_LIFETIME_S = 30 * 86400.0
 """A segment may be given out for so long; its targets may come for their tenant's key lifetime after that."""
+BORDER_LIFETIME_S = 120.0
+"""So long a key for a foreign network may wait at the node beside it to be handed over."""
 ATTEMPTS_MAX = 2
 Routes = dict[NodeId, list[tuple[NodeId, ...]]]
 
@@ -148,7 +150,7 @@ class Initiator:
             number, key_bits = 1, 8
         check_request(
             *(self._ground.topology, self._ground.node, request.initiator, request.targets, number, key_bits),
-            is_foreign=request.given is not None,
+            is_given=request.given is not None,
         )
 
     def _send_out(self, request: Request, by_node: dict[NodeId, list[SaeId]], routes: Routes) -> list[Effect]:
@@ -263,16 +265,19 @@ class Initiator:
 
     def _expires_unix_s(self, request: Request) -> float:
         """When the last target must have come."""
-        whose = request.initiator if request.given is None else request.targets[0]
+        is_ours = self._ground.topology.sae(request.initiator) is not None
+        if is_ours and request.given is not None:
+            return self._ground.clock.unix_s() + BORDER_LIFETIME_S
+        whose = request.initiator if is_ours else request.targets[0]
         lifetime_s = self._ground.topology.tenant_of(whose).key_lifetime_s
         return self._ground.clock.unix_s() + lifetime_s + (POOL_LIFETIME_S if request.segment else 0)
 
     def _by_node(self, targets: Sequence[SaeId]) -> dict[NodeId, list[SaeId]]:
         by_node: dict[NodeId, list[SaeId]] = {}
         for target in targets:
-            known = self._ground.topology.sae(target)
-            assert known is not None  # check_request has seen to it
-            by_node.setdefault(known.node, []).append(target)
+            node = self._ground.topology.end_of(target)
+            assert node is not None  # check_request has seen to it
+            by_node.setdefault(node, []).append(target)
         return by_node
 
     def _needed(self, request: Request) -> int:
@@ -393,7 +398,7 @@ class Initiator:
         for group in request.groups:
             for relay_id in group.open - group.doubted:
                 self._ground.inquests.watch(relay_id, request.deadline_s)
-        return [Supplied(request.request_id, keys), *self._suspect(request)]
+        return [Supplied(request.request_id, keys, how), *self._suspect(request)]
 
     def _retry(self, request: Request, why: str, links: Collection[LinkId]) -> list[Effect]:
         """Void what was stored and try another route; without one, say why."""

@@ -24,6 +24,8 @@ from qtrunk.kms.interwork.records import (
     EMPTY_HANDED,
     OUTCOME,
     UNDER_WAY,
+    Errand,
+    ErrandState,
     Received,
     ReceivedState,
     Sent,
@@ -66,6 +68,18 @@ _TABLES = (
 ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS received_open ON received (is_open, moved_unix_s)",
     "CREATE INDEX IF NOT EXISTS received_between ON received (peer, initiator)",
+    """CREATE TABLE IF NOT EXISTS errands (
+    node TEXT NOT NULL,
+    number TEXT NOT NULL,
+    key_ids TEXT NOT NULL,
+    initiator TEXT NOT NULL,
+    targets TEXT NOT NULL,
+    state TEXT NOT NULL,
+    moved_unix_s REAL NOT NULL,
+    is_open INTEGER NOT NULL,
+    PRIMARY KEY (node, number)
+) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS errands_open ON errands (is_open, moved_unix_s)",
 )
 
 
@@ -183,9 +197,29 @@ class JournalFile:
         """A keyed digest that says nothing about the material without the KEK."""
         return fingerprint(self._kek, material, associated("interwork", self._node))
 
+    def put_errand(self, errand: Errand) -> None:
+        """New or moved, on the disk when this returns."""
+        row = (
+            *(errand.node, errand.number, _listed(errand.key_ids), errand.initiator, _listed(errand.targets)),
+            *(errand.state.value, self._clock.unix_s()),
+            errand.state not in (ErrandState.GIVEN, ErrandState.FAILED),
+        )
+        with self._turn() as cursor:
+            cursor.execute("INSERT OR REPLACE INTO errands VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    def errand(self, node: str, number: str) -> Errand | None:
+        """The one of that name, None where there is none."""
+        rows = self._rows("SELECT * FROM errands WHERE node = ? AND number = ?", node, number)
+        return _errand_of(rows[0]) if rows else None
+
+    def open_errands(self) -> list[Errand]:
+        """Those that have not ended."""
+        return [_errand_of(row) for row in self._rows("SELECT * FROM errands WHERE is_open = 1")]
+
     def forget(self, before_unix_s: float) -> None:
         """Remove records that ended before."""
         with self._turn() as cursor:
+            cursor.execute("DELETE FROM errands WHERE is_open = 0 AND moved_unix_s < ?", (before_unix_s,))
             cursor.execute("DELETE FROM sent WHERE is_open = 0 AND moved_unix_s < ?", (before_unix_s,))
             cursor.execute("DELETE FROM received WHERE is_open = 0 AND moved_unix_s < ?", (before_unix_s,))
             counts = dict(cursor.execute("SELECT peer, count(*) FROM received GROUP BY peer"))
@@ -275,6 +309,18 @@ def _sent_of(row: tuple[Any, ...]) -> Sent:
         targets=_unlisted(targets),
         state=SentState(state),
         relayed=frozenset(_unlisted(relayed)),
+    )
+
+
+def _errand_of(row: tuple[Any, ...]) -> Errand:
+    node, number, key_ids, initiator, targets, state, _, _ = row
+    return Errand(
+        node=node,
+        number=number,
+        key_ids=tuple(KeyId(key_id) for key_id in _unlisted(key_ids)),
+        initiator=SaeId(initiator),
+        targets=_unlisted(targets),
+        state=ErrandState(state),
     )
 
 

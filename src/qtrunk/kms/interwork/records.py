@@ -10,6 +10,11 @@ docs/etsi020.md.
     receiver    RELAYING → RELAYED | WITHDRAWING → FAILED
                 any but FAILED → VOIDING → VOIDED | KEPT        KEPT: an SAE has it, it cannot be voided
                 ABSENT: voided before it came
+
+An errand is what another node of ours asks of the border: to hand keys of its SAE to a foreign network.
+
+    errand      WANTED → RELAYED → GIVEN            GIVEN: that node has given them to its SAE
+                WANTED or RELAYED → WITHDRAWING → FAILED, WANTED → FAILED
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -67,6 +72,17 @@ class ReceivedState(Enum):
     VOIDED = "voided"
     KEPT = "kept"
     ABSENT = "absent"
+
+
+class ErrandState(Enum):
+    """Where keys stand that another node of ours brought to be handed over."""
+
+    WANTED = "wanted"
+    RELAYED = "relayed"
+    """Its node is told so, until it has said whether its SAE was given them."""
+    WITHDRAWING = "withdrawing"
+    GIVEN = "given"
+    FAILED = "failed"
 
 
 UNDER_WAY = frozenset({SentState.SENT, SentState.ACCEPTED, SentState.UNCERTAIN})
@@ -161,6 +177,32 @@ class Received:
     extension: bytes = b""
     """Of this key."""
     request_extension: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errand:
+    """Keys of an SAE at another node of ours for a foreign network."""
+
+    node: str
+    number: str
+    """That node's name for it."""
+    key_ids: tuple[KeyId, ...]
+    initiator: SaeId
+    targets: tuple[SaeId, ...]
+    state: ErrandState
+
+
+class Errands(Protocol):
+    """The durable record of errands. StoreError as for `Journal`."""
+
+    def put_errand(self, errand: Errand) -> None:
+        """New or moved, on the disk when this returns."""
+
+    def errand(self, node: str, number: str) -> Errand | None:
+        """The one of that name, None where there is none."""
+
+    def open_errands(self) -> list[Errand]:
+        """Those that have not ended."""
 
 
 class Journal(Protocol):
