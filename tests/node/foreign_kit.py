@@ -138,9 +138,12 @@ class Life:
                 return
             self.world.writes[self.node] += 0 if self.is_dead else 1
             self._stop_at(is_after=False)
-            with inner() as found:
-                yield found
-            self._stop_at(is_after=True)
+            try:
+                with inner() as found:
+                    yield found
+            finally:
+                # Also where the write was refused and undone.
+                self._stop_at(is_after=True)
 
         setattr(journal, name, fragile)
 
