@@ -30,7 +30,7 @@ from qtrunk.kms.store import KeyStore
 from qtrunk.node.abroad import Abroad
 from qtrunk.node.border import NetworkInterior
 from qtrunk.node.onward import Onward
-from qtrunk.relay.kx import Failed, Kx, Report, SendKx
+from qtrunk.relay.kx import Failed, Kx, Report, SendKx, Tell
 from qtrunk.stages import Epsilon, QkdKey
 from qtrunk.topology import ForeignNetwork, Node, Topology, trunk
 
@@ -203,6 +203,10 @@ class Life:
             if isinstance(effect, SendKx):
                 other = self.world.topology.link(effect.link).other(self.node)
                 self.world.fly(self, other, lambda life, one=effect: life.received(one))
+            elif isinstance(effect, Tell):
+                sender, octets = self.node, effect.octets
+                note = lambda life, sender=sender, octets=octets: life.do(life.machine.receive_note(sender, octets))  # noqa: E731
+                self.world.fly(self, effect.node, note)
             elif not isinstance(effect, Report):
                 answer = self.answers.get(effect.request_id)
                 if answer is not None and not answer.done():
