@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "relay"))
 from relay_network import Dice, with_saes
 
-from qtrunk.base.errors import KeyNotFound, NotAuthorised, QtrunkError
+from qtrunk.base.errors import KeyNotFound, NotAuthorised, QtrunkError, StoreError
 from qtrunk.base.ids import KeyId, NodeId, SaeId
 from qtrunk.base.ports import SuppliedKey
 from qtrunk.base.secret import Secret
@@ -77,13 +77,20 @@ class Chaos:
     loss: float = 0.0
     doubling: float = 0.0
     delay_s: float = 0.0
-    writes: dict[tuple[str, int, bool], None] = field(default_factory=dict)
-    """Node, number of the write of that node, whether after it: the process stops there."""
+    silent: frozenset[str] = frozenset()
+    """Services none of whose notes comes."""
+    writes: dict[tuple[str, int, bool], type[Exception]] = field(default_factory=dict)
+    """Node, number of the write of that node, whether after it: the process stops there (`Stop`), or the write is said
+    to have failed (StoreError) and the process goes on."""
     dice: random.Random = field(default_factory=lambda: random.Random(1))
+    is_calm: bool = False
+    """Nothing goes wrong any more; then clocks need to tick less often."""
 
     def calm(self) -> None:
         self.loss = self.doubling = self.delay_s = 0.0
+        self.silent = frozenset()
         self.writes.clear()
+        self.is_calm = True
 
 
 def topology() -> Topology:
@@ -148,10 +155,14 @@ class Life:
         setattr(journal, name, fragile)
 
     def _stop_at(self, *, is_after: bool) -> None:
-        if not self.is_dead and (self.node, self.world.writes[self.node], is_after) in self.world.chaos.writes:
+        place = self.node, self.world.writes[self.node], is_after
+        error = None if self.is_dead else self.world.chaos.writes.get(place)
+        self.world.stops += error is not None
+        if error is Stop:
             self.is_dead = True
-            self.world.stops += 1
             self.world.loop.call_soon(self.world.restart, self)
+        elif error is not None:
+            raise error("the disk does not take it, or so it says")
         if self.is_dead:
             raise Stop
 
@@ -181,7 +192,7 @@ class Life:
     async def _keep_ticking(self) -> None:
         expire_s = 0.0
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(self.world.pause_s())
             self.at(lambda: self.do(self.machine.tick()))
             if self.world.loop.time() >= expire_s:
                 expire_s = self.world.loop.time() + 20.0
@@ -222,6 +233,8 @@ class Life:
 
     def tell(self, node, service, octets) -> None:
         sender = self.node
+        if service in self.world.chaos.silent:
+            return
         self.world.fly(self, node, lambda life: life.services[service](sender, octets))
 
 
@@ -240,7 +253,7 @@ class Out:
 
     async def keep_ticking(self) -> None:
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(self.world.pause_s())
             self.life.at(lambda: self.do(self.sender.tick))
             self.life.at(lambda: self.do(self.receiver.tick))
 
@@ -412,7 +425,14 @@ class World:
             self.loop.run_until_complete(asyncio.sleep(0))
             self.loop.close()
 
+    def restart_all(self) -> None:
+        """As an operator does after trouble with the disk."""
+        for life in list(self.lives.values()):
+            self.restart(life)
+
     def restart(self, life: Life) -> None:
+        if self.lives[life.node] is not life:
+            return
         self._bury(life)
         fresh = self.lives[life.node] = Life(self, life.node)
         self._connect(fresh)
@@ -459,6 +479,10 @@ class World:
                     lambda: (there := self.lives[to]).at(lambda: arrive(there)),
                 )
 
+    def pause_s(self) -> float:
+        """Between two ticks of a machine."""
+        return 5.0 if self.chaos.is_calm else 0.5
+
     # ── what SAEs do ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def ask(self, number: int = 1) -> list[SuppliedKey]:
@@ -499,7 +523,7 @@ class World:
         life = self.lives[C]
         try:
             (key,) = life.store.collect(OURS, FAR, [key_id])
-        except (KeyNotFound, NotAuthorised, Stop):
+        except (KeyNotFound, NotAuthorised, StoreError, Stop):
             return
         assert key_id not in self.given, "given twice"
         ends = {AckStatus.VOIDED, AckStatus.FAILED, AckStatus.NOT_PRESENT}

@@ -169,22 +169,21 @@ class Abroad:
         targets = list(dict.fromkeys(targets))
         errand = Export(number=self._uuid(), key_ids=[*key_ids], initiator=initiator, targets=[*targets])
         self._under_way[errand.number] = _UnderWay(border, asyncio.get_running_loop().create_future())
-        is_given = False
         try:
             way = await self._relay.carry(initiator, targets, [(key.key_id, key.material) for key in keys])
             await self._handed_over(border, errand)
             self._store.deliver_initiator(
                 key_ids, {**way, "protection": f"{way['protection']} to node {border}; {protection}"}
             )
-            is_given = True
         except BaseException:
             # Also when the caller goes away. Where this cannot be recorded the border node is told nothing: it asks.
-            self._store.destroy_keys(key_ids, LOST)
-            self._confirm(border, errand.number, key_ids, is_given=False)
+            for key in keys:
+                key.material.wipe()
+            self._confirm(border, errand.number, key_ids, is_given=self._were_given(border, key_ids))
             raise
         finally:
             del self._under_way[errand.number]
-        self._confirm(border, errand.number, key_ids, is_given=is_given)
+        self._confirm(border, errand.number, key_ids, is_given=True)
 
     async def _handed_over(self, border: NodeId, errand: Export) -> None:
         assert self._notes is not None

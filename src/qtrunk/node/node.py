@@ -180,6 +180,9 @@ class Node:
 
     async def start(self) -> None:
         """Bring everything up; the node is in service when this returns."""
+        if self._interworking is not None:
+            # First: it voids what was under way before, and nothing new may be among that.
+            await self._interworking.start(self._fail)
         for link_config in self.config.links:
             self._start_link(link_config)
         self._agent.enforce()
@@ -193,8 +196,6 @@ class Node:
         if self.config.sdn_api is not None:
             await self._agent.start(self.config.sdn_api)
             self._spawn(self._agent.keep_looking())
-        if self._interworking is not None:
-            await self._interworking.start(self._fail)
         if self._onward is not None:
             self._spawn(self._onward.keep_ticking())
         self._spawn(self._relay.keep_ticking())

@@ -21,7 +21,7 @@ from qtrunk.base.errors import NotAuthorised, QtrunkError, RequestRefused, WireE
 from qtrunk.base.ids import KeyId, NodeId, SaeId, parse_key_id
 from qtrunk.base.ports import Clock, SuppliedKey
 from qtrunk.base.wire import Message, decode, encode
-from qtrunk.kms.interwork.records import Errand, Errands, ErrandState
+from qtrunk.kms.interwork.records import ENDED, Errand, Errands, ErrandState
 from qtrunk.kms.store import KeyStore
 from qtrunk.node.border import NoteCarrier
 from qtrunk.relay.messages import KEYS_MAX
@@ -117,7 +117,7 @@ class Onward:
     def tick(self) -> None:
         """What is due: outcomes that are not confirmed are told again, what cannot be kept is taken back."""
         now_s = self._clock.monotonic_s()
-        for place, one in list(self._open.items()):
+        for one in list(self._open.values()):
             if one.errand.state is ErrandState.WANTED and one.work is not None:
                 if not one.work.done():
                     continue
@@ -129,7 +129,7 @@ class Onward:
                 if one.errand.state is ErrandState.RELAYED:
                     self._tell(one.errand)
                 else:
-                    self._withdraw(place)
+                    self._withdraw(one.errand)
             except QtrunkError as error:
                 # Tried again; the record says what is left to do.
                 log.warning("keys of node %s for a foreign network: %s", one.errand.node, error)
@@ -154,34 +154,48 @@ class Onward:
             targets=tuple(SaeId(target) for target in said.targets),
             state=ErrandState.WANTED,
         )
-        known = self._topology.sae(errand.initiator)
-        if known is None or known.node != sender:
-            raise NotAuthorised(f"node {sender} sends keys of {errand.initiator}, which is not its SAE")
-        recorded = self._errands.errand(sender, said.number)
-        if recorded is None:
+        self._check(errand)
+        known = self._known(_place(errand))
+        if known is None:
             self._begin(errand)
-        elif recorded.key_ids != errand.key_ids:
+        elif replace(known, state=ErrandState.WANTED) != errand:
             raise WireError(f"node {sender}: another errand had this number")
-        elif recorded.state is not ErrandState.WANTED:
-            self._tell(recorded)
+        elif known.state is not ErrandState.WANTED:
+            self._tell(known)
+
+    def _check(self, errand: Errand) -> None:
+        """Only keys of the sender's SAEs, only for SAEs of foreign networks here."""
+        initiator = self._topology.sae(errand.initiator)
+        if initiator is None or initiator.node != errand.node:
+            raise NotAuthorised(f"node {errand.node} sends keys of {errand.initiator}, which is not its SAE")
+        for target in errand.targets:
+            if self._topology.sae(target) is not None or self._topology.end_of(target) != self._node:
+                raise NotAuthorised(f"node {errand.node} sends keys for {target}, which is in no foreign network here")
+        if any(len(set(names)) < len(names) for names in (errand.key_ids, errand.targets)):
+            raise WireError(f"node {errand.node}: key_ids and targets of an errand, each once")
 
     def _begin(self, errand: Errand) -> None:
         """On record, then spent here, then handed over."""
-        if not all(self._is_here(key_id, errand.initiator) for key_id in errand.key_ids):
+        if not all(self._is_here(key_id, errand) for key_id in errand.key_ids):
             self._tell(replace(errand, state=ErrandState.FAILED), f"node {self._node} does not hold the keys")
             return
         self._keep(errand)
         keys: list[SuppliedKey] = []
         with self._store.transaction():
             for target in errand.targets:
+                _wipe(keys)
                 keys = self._store.collect(target, errand.initiator, errand.key_ids)
         one = self._open[_place(errand)]
         one.work = asyncio.create_task(self._hand_over(errand, keys))
 
-    def _is_here(self, key_id: KeyId, initiator: SaeId) -> bool:
-        """Whether a key of this initiator waits here; what is dead, or anyone else's, is none to be handed over."""
-        stored = (self._store.receipt(key_id) or {}).get("stored")
-        return isinstance(stored, dict) and (stored["initiator"], stored["state"]) == (initiator, "stored")
+    def _is_here(self, key_id: KeyId, errand: Errand) -> bool:
+        """Whether a key waits here from this initiator for just these targets; no other is handed over."""
+        found = self._store.receipt(key_id) or {}
+        stored, recipients = found.get("stored"), found.get("recipients")
+        if not isinstance(stored, dict) or not isinstance(recipients, list):
+            return False
+        waiting = {one["target"] for one in recipients if one["state"] == "pending"}
+        return (stored["initiator"], stored["state"], waiting) == (errand.initiator, "stored", set(errand.targets))
 
     async def _hand_over(self, errand: Errand, keys: Sequence[SuppliedKey]) -> None:
         is_relayed, why = False, ""
@@ -193,8 +207,7 @@ class Onward:
         except QtrunkError as error:
             why = str(error)
         finally:
-            for key in keys:
-                key.material.wipe()
+            _wipe(keys)
         if not self._is_current(errand):
             # Withdrawn meanwhile.
             return
@@ -209,40 +222,47 @@ class Onward:
     def _heard(self, sender: NodeId, octets: bytes) -> None:
         """Whether the initiator has the keys. Those that it will not get are refused here and taken back there."""
         said = decode(octets, Given)
-        errand = self._errands.errand(sender, said.number)
+        errand = self._known((sender, said.number))
         if errand is None:
             if not said.is_given:
-                self._void(_parsed(sender, said.key_ids), sender)
+                self._store.void_keys(_parsed(sender, said.key_ids), lambda sae: self._is_of(sae, sender))
         elif said.is_given:
             if errand.state is ErrandState.RELAYED:
                 self._keep(replace(errand, state=ErrandState.GIVEN))
         elif errand.state in (ErrandState.WANTED, ErrandState.RELAYED):
-            self._withdraw(_place(errand))
+            self._withdraw(errand)
 
-    def _withdraw(self, place: _Place) -> None:
+    def _withdraw(self, errand: Errand) -> None:
         """Dead here, taken back there; on record before and after, so that it is done once more after a crash."""
-        errand = self._open[place].errand
         if errand.state is not ErrandState.WITHDRAWING:
             errand = replace(errand, state=ErrandState.WITHDRAWING)
             self._keep(errand)
-        self._void(errand.key_ids, NodeId(errand.node))
+        # Whose keys they are was looked at when the errand was taken on; its SAE may be gone since.
+        self._store.void_keys(errand.key_ids, lambda _initiator: True)
         self._out.take_back(errand.key_ids, errand.targets)
         self._keep(replace(errand, state=ErrandState.FAILED))
 
-    def _void(self, key_ids: Sequence[KeyId], node: NodeId) -> None:
-        def is_its(sae: SaeId) -> bool:
-            known = self._topology.sae(sae)
-            return known is not None and known.node == node
-
-        self._store.void_keys(key_ids, is_its)
+    def _is_of(self, sae: SaeId, node: NodeId) -> bool:
+        known = self._topology.sae(sae)
+        return known is not None and known.node == node
 
     # ── small things ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _known(self, place: _Place) -> Errand | None:
+        """What is in mind first: where a write was said to fail the record may be further, and nobody is told of it."""
+        if place in self._open:
+            return self._open[place].errand
+        recorded = self._errands.errand(*place)
+        if recorded is not None and recorded.state not in ENDED:
+            # The write of its beginning was said to fail, so nobody works on it: the next tick takes it back.
+            self._open[place] = _Open(recorded)
+        return recorded
 
     def _keep(self, errand: Errand) -> None:
         """On record first, then in mind."""
         self._errands.put_errand(errand)
         place = _place(errand)
-        if errand.state in (ErrandState.GIVEN, ErrandState.FAILED):
+        if errand.state in ENDED:
             self._open.pop(place, None)
         else:
             before = self._open.get(place)
@@ -258,6 +278,11 @@ class Onward:
         is_relayed = errand.state in (ErrandState.RELAYED, ErrandState.GIVEN)
         said = Exported(number=errand.number, key_ids=list(errand.key_ids), is_relayed=is_relayed, why=why[:500])
         self._notes.tell(NodeId(errand.node), EXPORTED, encode(said))
+
+
+def _wipe(keys: Sequence[SuppliedKey]) -> None:
+    for key in keys:
+        key.material.wipe()
 
 
 def _place(errand: Errand) -> _Place:

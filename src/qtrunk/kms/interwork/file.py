@@ -22,6 +22,7 @@ from qtrunk.base.ports import Clock
 from qtrunk.base.secret import Secret
 from qtrunk.kms.interwork.records import (
     EMPTY_HANDED,
+    ENDED,
     OUTCOME,
     UNDER_WAY,
     Errand,
@@ -202,7 +203,7 @@ class JournalFile:
         row = (
             *(errand.node, errand.number, _listed(errand.key_ids), errand.initiator, _listed(errand.targets)),
             *(errand.state.value, self._clock.unix_s()),
-            errand.state not in (ErrandState.GIVEN, ErrandState.FAILED),
+            errand.state not in ENDED,
         )
         with self._turn() as cursor:
             cursor.execute("INSERT OR REPLACE INTO errands VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)

@@ -85,6 +85,7 @@ class ErrandState(Enum):
     FAILED = "failed"
 
 
+ENDED = frozenset({ErrandState.GIVEN, ErrandState.FAILED})
 UNDER_WAY = frozenset({SentState.SENT, SentState.ACCEPTED, SentState.UNCERTAIN})
 OUTCOME: Mapping[ReceivedState, AckStatus] = {
     ReceivedState.RELAYED: AckStatus.RELAYED,
