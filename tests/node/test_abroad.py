@@ -18,7 +18,7 @@ from qtrunk.base.errors import NotAuthorised, RequestRefused, StoreError, WireEr
 from qtrunk.base.ids import KeyId, NodeId, SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.base.wire import encode
-from qtrunk.kms.interwork.records import AckStatus, SentState
+from qtrunk.kms.interwork.records import AckStatus, Errand, ErrandState, SentState
 from qtrunk.node.onward import Export, Exported, Given
 
 SHM = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -173,6 +173,34 @@ def test_only_the_node_of_an_sae_and_the_border_of_a_network_have_a_say():
         assert b"does not hold" in told[1]
         assert len(world.lives[A].store.collect(SaeId("sae-a"), OURS, [stored])) == 1
         assert world.west.held.keys() == set(key_ids)
+
+    play(script)
+
+
+def test_what_a_failed_write_left_open_is_told_to_nobody():
+    async def script(world: World) -> None:
+        life, told = world.lives[A], []
+        put, tell = life.out.journal.put_errand, life.tell
+
+        def said_to_fail(errand: Errand) -> None:
+            put(errand)
+            if errand.state is ErrandState.RELAYED:
+                raise StoreError("the disk does not take it, or so it says")
+
+        life.out.journal.put_errand = said_to_fail
+        life.tell = lambda *note: (told.append(note), tell(*note))
+        asking = asyncio.ensure_future(world.ask(1))
+        while not (journal := life.out.journal).open_errands() or not world.west.held:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)
+        (errand,) = journal.open_errands()
+        assert errand.state is ErrandState.RELAYED, "on the disk after all"
+        words = {"key_ids": [*errand.key_ids], "initiator": OURS, "targets": [FAR]}
+        life.onward._asked(C, encode(Export(number=errand.number, **words)))
+        assert told == []
+        assert await asking == []
+        await settled(world)
+        assert not world.west.held
 
     play(script)
 
