@@ -1,1 +1,1 @@
-"""The control plane without I/O: routes and policy of a whole network, alarms. Nothing here ever holds key."""
+"""The control plane without I/O: routes and policy of a whole network, alarms. No package here ever sees key."""

@@ -1,65 +1,275 @@
-"""A node's alarms: what is wrong now, since when, and what was (after RFC 8632: resource, type, severity)."""
+"""A node's alarm board: the list of `control.alarms` behind a lock and a clock, kept in a file.
 
+Any thread may raise and clear, many times a second: only changes of state count. They are written about once a second
+(`flush`), what operators say before they are answered. Alarms are no keys: where the file takes nothing, they go on in
+memory, and an alarm says so. After a restart, what was up stays up for SETTLE_S and is cleared then unless it was raised
+again; acknowledgements and shelves survive.
+"""
+
+import copy
+import logging
+import sqlite3
 import threading
-from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 
+import msgspec
+
+from qtrunk.base.errors import StoreError
 from qtrunk.base.ports import Clock
+from qtrunk.control import ietf_alarms
+from qtrunk.control.alarms import Alarm, AlarmList, OperatorState
+from qtrunk.control.catalogue import entry
 
-HISTORY_MAX = 1000
+log = logging.getLogger(__name__)
+
+SETTLE_S = 60.0
+HISTORY_SHOWN = 100
+RESOURCE = "alarms"
 
 
-@dataclass(slots=True)
-class Alarm:
-    """One alarm on one resource."""
+class AlarmFile:
+    """Where a board is kept: SQLite, one row for each alarm."""
 
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0, check_same_thread=False)
+            path.chmod(0o600)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS alarms (id TEXT PRIMARY KEY, alarm BLOB NOT NULL) STRICT")
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"alarms {path}: {error}") from error
+
+    def load(self) -> list[Alarm]:
+        """All that was kept; what cannot be read any more is left out, with a line in the log."""
+        found = []
+        try:
+            for id_, octets in self._db.execute("SELECT id, alarm FROM alarms ORDER BY rowid"):
+                try:
+                    found.append(msgspec.json.decode(octets, type=Alarm))
+                except msgspec.MsgspecError as error:
+                    log.warning("alarms %s: %s: %s", self._path, id_, error)
+        except sqlite3.Error as error:
+            raise StoreError(f"alarms {self._path}: {error}") from error
+        return found
+
+    def put(self, changed: list[Alarm], gone: set[str]) -> None:
+        """All or nothing; StoreError."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            with self._db:
+                self._db.executemany("DELETE FROM alarms WHERE id = ?", [(id_,) for id_ in gone])
+                self._db.executemany(
+                    "INSERT INTO alarms (id, alarm) VALUES (?, ?)"
+                    " ON CONFLICT (id) DO UPDATE SET alarm = excluded.alarm",
+                    [(alarm.id, msgspec.json.encode(alarm)) for alarm in changed],
+                )
+        except sqlite3.Error as error:
+            raise StoreError(f"alarms {self._path}: {error}") from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One alarm as scripts and people get it."""
+
+    id: str
     resource: str
     type: str
+    qualifier: str
     severity: str
     text: str
+    is_cleared: bool
     raised_unix_s: float
     changed_unix_s: float
-    count: int = 1
-    cleared_unix_s: float | None = None
+    cleared_unix_s: float | None
+    count: int
+    operator_state: str
+    operator: str
+    comment: str
+    shelved_until_unix_s: float | None
+    probable_cause: str
+    remedy: str
+    impacted: list[str]
+    root_causes: list[str]
 
 
 class AlarmBoard:
-    """Active alarms, one for each resource and type, and a bounded history. Safe to call from any thread."""
+    """See the module. Without a path nothing outlives the process."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, path: Path | None = None) -> None:
         self._clock = clock
-        self._active: dict[tuple[str, str], Alarm] = {}
-        self._history: deque[Alarm] = deque(maxlen=HISTORY_MAX)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._list = AlarmList()
+        self._file: AlarmFile | None = None
+        self._settle_s: float | None = None
+        self._unkept: tuple[dict[str, Alarm], set[str]] = ({}, set())
+        if path is None:
+            return
+        try:
+            self._file = AlarmFile(path)
+            self._list.load(self._file.load())
+            self._settle_s = clock.monotonic_s() + SETTLE_S
+        except StoreError as error:
+            self._note_unkept(error)
+
+    # ── the resources' side ─────────────────────────────────────────────────────────────────────────────────────────
 
     def raise_alarm(self, resource: str, type_: str, severity: str, text: str) -> bool:
-        """Raise, or repeat; True when it is new."""
-        now_s = self._clock.unix_s()
+        """Raise, or repeat; True when it was not up."""
         with self._lock:
-            alarm = self._active.get((resource, type_))
-            if alarm is not None:
-                alarm.text, alarm.changed_unix_s, alarm.count = text, now_s, alarm.count + 1
-                return False
-            self._active[resource, type_] = Alarm(resource, type_, severity, text, now_s, now_s)
-            return True
+            return self._list.raise_alarm(resource, type_, severity, text, self._clock.unix_s())
 
     def clear(self, resource: str, type_: str | None = None) -> None:
         """Clear one type, or every alarm, of a resource."""
         with self._lock:
-            for key in [k for k in self._active if k[0] == resource and type_ in (None, k[1])]:
-                alarm = self._active.pop(key)
-                alarm.cleared_unix_s = self._clock.unix_s()
-                self._history.append(alarm)
+            self._list.clear(resource, type_, self._clock.unix_s())
+
+    def set_alarm(self, is_so: bool, resource: str, type_: str, text: str) -> None:
+        """Raise with the severity of the catalogue, or clear."""
+        if is_so:
+            self.raise_alarm(resource, type_, entry(type_).severity, text)
+        else:
+            self.clear(resource, type_)
+
+    # ── the operators' side ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def act(
+        self, id_: str, operator: str, state: OperatorState, text: str, until_unix_s: float | None = None
+    ) -> Alarm:
+        """Durable on return. RequestRefused: it makes no sense; StoreError: it could not be kept, and is not so."""
+        with self._lock:
+            before = copy.deepcopy(self._list.find(id_))
+            alarm = self._list.act(id_, operator, state, text, self._clock.unix_s(), until_unix_s)
+            try:
+                self._write()
+            except StoreError:
+                assert before is not None
+                alarm.operator_changes, alarm.shelved_until_unix_s = (
+                    before.operator_changes,
+                    before.shelved_until_unix_s,
+                )
+                raise
+            return copy.deepcopy(alarm)
+
+    def suppress(self, resource: str, until_unix_s: float, why: str) -> None:
+        """Maintenance: what is up or comes up on these resources (`*` in it: any characters) is shelved until then."""
+        with self._lock:
+            self._list.suppress(resource, until_unix_s, why, self._clock.unix_s())
+
+    def resume(self, resource: str) -> None:
+        """Maintenance is over; what is still up comes back from the shelf."""
+        with self._lock:
+            self._list.resume(resource, self._clock.unix_s())
+
+    def explain(self, id_: str, impacted: list[str], root_causes: list[str]) -> None:
+        """What correlation says of an alarm."""
+        with self._lock:
+            alarm = self._list.find(id_)
+            if alarm is not None:
+                self._list.explain(alarm, impacted, root_causes)
+
+    # ── keeping ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def flush(self) -> None:
+        """About once a second: let time pass, and write what changed."""
+        with self._lock:
+            now_s = self._clock.unix_s()
+            self._list.tick(now_s)
+            if self._settle_s is not None and self._clock.monotonic_s() >= self._settle_s:
+                self._settle_s = None
+                self._list.settle(now_s)
+            try:
+                self._write()
+            except StoreError as error:
+                self._note_unkept(error)
+            else:
+                self._list.clear(RESOURCE, "AlarmsNotKept", now_s)
+
+    def close(self) -> None:
+        """Write what is left."""
+        with self._lock:
+            self.flush()
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def _write(self) -> None:
+        changed, gone = self._list.take_changes()
+        if self._file is None:
+            return
+        changes, dropped = self._unkept
+        changes.update((alarm.id, alarm) for alarm in changed)
+        dropped |= gone
+        for id_ in gone:
+            changes.pop(id_, None)
+        dropped -= changes.keys()
+        if changes or dropped:
+            self._file.put(list(changes.values()), dropped)
+            self._unkept = ({}, set())
+
+    def _note_unkept(self, error: StoreError) -> None:
+        if self._list.raise_alarm(RESOURCE, "AlarmsNotKept", "minor", str(error), self._clock.unix_s()):
+            log.warning("%s", error)
+
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def of(self, resource: str) -> list[Alarm]:
         """Active alarms of a resource."""
-        with self._lock:
-            return [alarm for (name, _), alarm in self._active.items() if name == resource]
+        return [alarm for alarm in self.active() if alarm.resource == resource]
 
-    def as_json(self) -> dict[str, list[dict[str, object]]]:
-        """Active alarms and the history, newest last."""
+    def active(self) -> list[Alarm]:
+        """Copies of all that is not cleared."""
         with self._lock:
-            return {
-                "active": [asdict(alarm) for alarm in self._active.values()],
-                "history": [asdict(alarm) for alarm in list(self._history)[-100:]],
-            }
+            return copy.deepcopy(self._list.active())
+
+    def all(self) -> list[Alarm]:
+        """Copies of everything in the list."""
+        with self._lock:
+            return copy.deepcopy(self._list.all())
+
+    def as_json(self) -> dict[str, list[Shown]]:
+        """What is up and not shelved, what is shelved, and what was, the last change last."""
+        found = sorted(self.all(), key=lambda alarm: alarm.changed_unix_s)
+        up = [alarm for alarm in found if not alarm.is_cleared]
+        return {
+            "active": [shown(alarm) for alarm in up if not alarm.is_shelved],
+            "shelved": [shown(alarm) for alarm in up if alarm.is_shelved],
+            "history": [shown(alarm) for alarm in found if alarm.is_cleared][-HISTORY_SHOWN:],
+        }
+
+    def ietf(self) -> dict[str, object]:
+        """The list as RFC 8632 has it."""
+        with self._lock:
+            return ietf_alarms.document(copy.deepcopy(self._list.all()), self._list.changed_unix_s)
+
+
+def shown(alarm: Alarm) -> Shown:
+    """For status and commands."""
+    said = alarm.operator_changes[-1] if alarm.operator_changes else None
+    row = entry(alarm.type)
+    return Shown(
+        id=alarm.id,
+        resource=alarm.resource,
+        type=alarm.type,
+        qualifier=alarm.qualifier,
+        severity=alarm.severity,
+        text=alarm.text,
+        is_cleared=alarm.is_cleared,
+        raised_unix_s=alarm.raised_unix_s,
+        changed_unix_s=alarm.changed_unix_s,
+        cleared_unix_s=alarm.status_changes[-1].time_unix_s if alarm.is_cleared else None,
+        count=alarm.count,
+        operator_state=alarm.operator_state.value,
+        operator=said.operator if said else "",
+        comment=said.text if said else "",
+        shelved_until_unix_s=alarm.shelved_until_unix_s,
+        probable_cause=row.probable_cause,
+        remedy=row.remedy,
+        impacted=alarm.impacted,
+        root_causes=alarm.root_causes,
+    )
