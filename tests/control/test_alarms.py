@@ -142,7 +142,7 @@ def test_after_a_restart_what_nobody_reports_again_is_over_and_acks_are_kept():
 
 def test_unknown_severities_are_refused():
     for severity in ("cleared", "severe", ""):
-        with pytest.raises(ValueError, match="sever|clear"):
+        with pytest.raises(ValueError, match=r"sever|clear"):
             AlarmList().raise_alarm(LINK, "LinkOff", severity, "", 1.0)
 
 

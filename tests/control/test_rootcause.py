@@ -100,9 +100,7 @@ def test_a_dead_node_is_one_root_with_all_that_its_neighbours_say():
     assert trees[0].count() == len(alarms)
 
 
-@pytest.mark.parametrize(
-    ("links", "silent"), [(["a-b"], {"b"}), (["a-b", "b-c"], set()), (["a-b", "b-c"], {"a", "b"})]
-)
+@pytest.mark.parametrize(("links", "silent"), [(["a-b"], {"b"}), (["a-b", "b-c"], set()), (["a-b", "b-c"], {"a", "b"})])
 def test_a_node_is_not_called_dead_without_every_living_neighbours_word(links, silent):
     assert "node b" not in {one.resource for one in correlation(RING).find_dead(lost("b", links), silent, 120.0)}
 

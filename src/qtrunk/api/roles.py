@@ -59,6 +59,7 @@ _ALL = frozenset(OperatorRole)
 _OFFICER = frozenset({OperatorRole.OFFICER})
 _CONTROLLER = frozenset({OperatorRole.CONTROLLER})
 _READERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER, OperatorRole.AUDITOR})
+_HANDLERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER})
 _REVIEWERS = frozenset({OperatorRole.OFFICER, OperatorRole.AUDITOR})
 
 TABLE: tuple[Rule, ...] = (
@@ -66,6 +67,10 @@ TABLE: tuple[Rule, ...] = (
     Rule("GET", "/admin/v1/keys/{key_ID}", _READERS, "the receipt of a key"),
     Rule("GET", "/admin/v1/ledger", _READERS, "where every octet of link key is or went"),
     Rule("GET", "/admin/v1/exposure", _READERS, "end-to-end key, by how it came: what falls with which node"),
+    Rule("GET", "/admin/v1/alarms", _ALL, "every alarm of the node"),
+    Rule("GET", "/admin/v1/alarms/{id}", _ALL, "one alarm with its histories"),
+    Rule("POST", "/admin/v1/alarms/{id}/{word}", _HANDLERS, "say ack, close, shelve, unshelve or none of an alarm"),
+    Rule("GET", "/admin/v1/ietf-alarms", _ALL, "the alarms as RFC 8632 has them"),
     Rule("GET", "/admin/v1/audit", _REVIEWERS, "records of the audit log"),
     Rule("GET", "/admin/v1/approvals", _REVIEWERS, "what waits for a second person, and what became of it"),
     Rule("GET", "/admin/v1/approvals/{id}", _REVIEWERS, "one proposal, with the exact operation"),

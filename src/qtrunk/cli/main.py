@@ -14,6 +14,7 @@ from qtrunk import __version__
 from qtrunk.base.errors import ConfigError, QtrunkError
 
 COMMANDS = {
+    "alarms": "alarms:alarms",
     "approve": "approve:approve",
     "attack": "attack:attack",
     "audit": "audit:audit",

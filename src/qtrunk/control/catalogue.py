@@ -49,9 +49,9 @@ _NODE = (
         "make room, or restore the log; docs/audit.md", 80,
     ),
     AlarmType(
-        "CertificateExpiring", "major", "own", "keyExpired",
-        "the node's certificate is in the last sixth of its life, or has less than 7 days of more than 42; warning: 30 "
-        "days of more than 180",
+        "CertificateExpiring", "warning", "own", "keyExpired",
+        "the node's certificate ends soon: warning with a sixth of its life left (at most 30 days), major with a "
+        "twelfth (at most 7 days)",
         "`qtrunk enrol renew`",
     ),
     AlarmType(
@@ -67,10 +67,6 @@ _NODE = (
         "AlarmsNotKept", "minor", "own", "storageCapacityProblem",
         "alarms cannot be written to the disk; they are up, but what operators said would not survive a restart",
         "make room on the node's disk",
-    ),
-    AlarmType(
-        "AlarmSinkFailed", "warning", "own", "communicationsSubsystemFailure",
-        "alarms could not be delivered to a receiver after all tries", "see the receiver, and its settings in [alarms]",
     ),
     AlarmType(
         "LoopbackTest", "major", "own", "configurationOrCustomizationError",

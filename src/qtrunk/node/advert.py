@@ -80,6 +80,10 @@ class Adverts:
             return None
         return next((level for level in heard.advert.links if level.link == link), None)
 
+    def silent(self, now_s: float) -> frozenset[str]:
+        """Nodes that were heard once and said nothing new for STALE_S."""
+        return frozenset(node for node, heard in self._heard.items() if now_s - heard.at_s > STALE_S)
+
     def unusable_links(self, now_s: float) -> frozenset[LinkId]:
         """Links that some node says cannot carry key now (no pool, no neighbour)."""
         return frozenset(

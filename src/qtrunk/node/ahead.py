@@ -23,6 +23,7 @@ from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.kms.sharing import Fill, LinkKey, Meter, Pool, Sharing
 from qtrunk.node.advert import Adverts
 from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.alarmwatch import PoolLevel
 from qtrunk.node.fallback import Fallback
 from qtrunk.node.kxrunner import KxRunner
 from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
@@ -143,6 +144,13 @@ class FillAhead:
                     self._start(pair, wanted, fill)
             await asyncio.sleep(PERIOD_S)
 
+    def levels(self) -> list[PoolLevel]:
+        """How every pool that is wanted stands."""
+        return [
+            PoolLevel(*pair, self._pools.octets(*pair), wanted.stock.target_bits / 8)
+            for pair, wanted in self._wanted.items()
+        ]
+
     def stop(self) -> None:
         """Let go of what is under way."""
         for task in self._running:
@@ -262,7 +270,7 @@ class FillAhead:
             self._alarms.raise_alarm(resource, "QkdKeyFallback", "major", f"{resource}: ML-KEM alone, since {error}")
             await self._fallback.fill(*pair, HEAD_OCTETS + octets)
         else:
-            self._alarms.clear(resource)
+            self._alarms.clear(resource, "QkdKeyFallback")
         self._look_at(pair, self._want(*pair))
 
     def _want(self, initiator: SaeId, target: SaeId) -> _Wanted:

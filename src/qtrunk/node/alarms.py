@@ -2,15 +2,15 @@
 
 Any thread may raise and clear, many times a second: only changes of state count. They are written about once a second
 (`flush`), what operators say before they are answered. Alarms are no keys: where the file takes nothing, they go on in
-memory, and an alarm says so. After a restart, what was up stays up for SETTLE_S and is cleared then unless it was raised
-again; acknowledgements and shelves survive.
+memory, and an alarm says so. After a restart, what was up stays up for SETTLE_S and is cleared then unless it was
+raised again; acknowledgements and shelves survive.
 """
 
 import copy
 import logging
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from qtrunk.base.ports import Clock
 from qtrunk.control import ietf_alarms
 from qtrunk.control.alarms import Alarm, AlarmList, OperatorState
 from qtrunk.control.catalogue import entry
+from qtrunk.control.networkview import shown
 
 log = logging.getLogger(__name__)
 
@@ -73,31 +74,6 @@ class AlarmFile:
         self._db.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One alarm as scripts and people get it."""
-
-    id: str
-    resource: str
-    type: str
-    qualifier: str
-    severity: str
-    text: str
-    is_cleared: bool
-    raised_unix_s: float
-    changed_unix_s: float
-    cleared_unix_s: float | None
-    count: int
-    operator_state: str
-    operator: str
-    comment: str
-    shelved_until_unix_s: float | None
-    probable_cause: str
-    remedy: str
-    impacted: list[str]
-    root_causes: list[str]
-
-
 class AlarmBoard:
     """See the module. Without a path nothing outlives the process."""
 
@@ -106,6 +82,7 @@ class AlarmBoard:
         self._lock = threading.RLock()
         self._list = AlarmList()
         self._file: AlarmFile | None = None
+        self._path = path
         self._settle_s: float | None = None
         self._unkept: tuple[dict[str, Alarm], set[str]] = ({}, set())
         if path is None:
@@ -138,9 +115,7 @@ class AlarmBoard:
 
     # ── the operators' side ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def act(
-        self, id_: str, operator: str, state: OperatorState, text: str, until_unix_s: float | None = None
-    ) -> Alarm:
+    def act(self, id_: str, operator: str, state: OperatorState, text: str, until_unix_s: float | None = None) -> Alarm:
         """Durable on return. RequestRefused: it makes no sense; StoreError: it could not be kept, and is not so."""
         with self._lock:
             before = copy.deepcopy(self._list.find(id_))
@@ -196,11 +171,11 @@ class AlarmBoard:
             self.flush()
             if self._file is not None:
                 self._file.close()
-                self._file = None
+            self._path = self._file = None
 
     def _write(self) -> None:
         changed, gone = self._list.take_changes()
-        if self._file is None:
+        if self._path is None:
             return
         changes, dropped = self._unkept
         changes.update((alarm.id, alarm) for alarm in changed)
@@ -208,7 +183,8 @@ class AlarmBoard:
         for id_ in gone:
             changes.pop(id_, None)
         dropped -= changes.keys()
-        if changes or dropped:
+        if changes or dropped or self._file is None:
+            self._file = self._file or AlarmFile(self._path)
             self._file.put(list(changes.values()), dropped)
             self._unkept = ({}, set())
 
@@ -232,44 +208,17 @@ class AlarmBoard:
         with self._lock:
             return copy.deepcopy(self._list.all())
 
-    def as_json(self) -> dict[str, list[Shown]]:
+    def as_json(self) -> dict[str, list[dict[str, object]]]:
         """What is up and not shelved, what is shelved, and what was, the last change last."""
         found = sorted(self.all(), key=lambda alarm: alarm.changed_unix_s)
         up = [alarm for alarm in found if not alarm.is_cleared]
         return {
-            "active": [shown(alarm) for alarm in up if not alarm.is_shelved],
-            "shelved": [shown(alarm) for alarm in up if alarm.is_shelved],
-            "history": [shown(alarm) for alarm in found if alarm.is_cleared][-HISTORY_SHOWN:],
+            "active": [asdict(shown(alarm)) for alarm in up if not alarm.is_shelved],
+            "shelved": [asdict(shown(alarm)) for alarm in up if alarm.is_shelved],
+            "history": [asdict(shown(alarm)) for alarm in found if alarm.is_cleared][-HISTORY_SHOWN:],
         }
 
     def ietf(self) -> dict[str, object]:
         """The list as RFC 8632 has it."""
         with self._lock:
             return ietf_alarms.document(copy.deepcopy(self._list.all()), self._list.changed_unix_s)
-
-
-def shown(alarm: Alarm) -> Shown:
-    """For status and commands."""
-    said = alarm.operator_changes[-1] if alarm.operator_changes else None
-    row = entry(alarm.type)
-    return Shown(
-        id=alarm.id,
-        resource=alarm.resource,
-        type=alarm.type,
-        qualifier=alarm.qualifier,
-        severity=alarm.severity,
-        text=alarm.text,
-        is_cleared=alarm.is_cleared,
-        raised_unix_s=alarm.raised_unix_s,
-        changed_unix_s=alarm.changed_unix_s,
-        cleared_unix_s=alarm.status_changes[-1].time_unix_s if alarm.is_cleared else None,
-        count=alarm.count,
-        operator_state=alarm.operator_state.value,
-        operator=said.operator if said else "",
-        comment=said.text if said else "",
-        shelved_until_unix_s=alarm.shelved_until_unix_s,
-        probable_cause=row.probable_cause,
-        remedy=row.remedy,
-        impacted=alarm.impacted,
-        root_causes=alarm.root_causes,
-    )

@@ -27,6 +27,7 @@ import msgspec
 
 from qtrunk.api import https
 from qtrunk.api.admin import Admin
+from qtrunk.api.alarms import alarms_handlers
 from qtrunk.api.approvals import Operation, Parameters
 from qtrunk.api.https import Request, Response, error
 from qtrunk.api.roles import Operator
@@ -48,6 +49,7 @@ log = logging.getLogger(__name__)
 GC_THRESHOLD = 50_000
 SEAL_DELAY_S = 0.2
 """Until the answer to who sealed has left."""
+ALARM_PERIOD_S = 1.0
 SEALED, STARTING, IN_SERVICE = "sealed", "starting", "in service"
 _EXPORT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 
@@ -71,7 +73,7 @@ class Custody:
         self._is_held = is_held
         clock, random = SystemClock(), SystemRandom(config.random_device)
         self._clock = clock
-        self._alarms = AlarmBoard(clock)
+        self._alarms = AlarmBoard(clock, Path(config.directory) / "alarms.db")
         self._keys = keys_of(config)
         self._unsealing = Unsealing(self._keys, clock)
         self._is_entering = False
@@ -89,7 +91,12 @@ class Custody:
             lambda key_id: self._in_service().receipt(key_id),
             lambda: self._in_service().ledger(),
             lambda: self._in_service().exposure(),
-            {**self._trust.handlers(), "vault": self._answer, "routes": self._answer_routes},
+            {
+                **self._trust.handlers(),
+                **alarms_handlers(self._alarms, self._trust.audit, config.node),
+                "vault": self._answer,
+                "routes": self._answer_routes,
+            },
             self._trust.is_revoked,
             self._trust.note_refusal,
         )
@@ -120,6 +127,7 @@ class Custody:
             log.warning("node %s is sealed", self.config.node)
         await self._admin_api.start(self.config.admin_api.host, self.config.admin_api.port)
         self._spawn(self._trust.keep_watching(self._contexts))
+        self._spawn(self._keep_alarms())
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Until told to stop, or to seal; an error that something of the node ended with stops it."""
@@ -149,6 +157,7 @@ class Custody:
         self._unsealing.forget()
         if self._kek is not None:
             self._kek.wipe()
+        self._alarms.close()
         self._trust.close()
 
     def status(self) -> dict[str, object]:
@@ -205,6 +214,11 @@ class Custody:
     def _open(self, vault: Vault) -> None:
         self._is_entering = True
         self._spawn(self._enter_later(vault))
+
+    async def _keep_alarms(self) -> None:
+        while True:
+            await asyncio.sleep(ALARM_PERIOD_S)
+            await asyncio.to_thread(self._alarms.flush)
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         self._tasks.append(asyncio.create_task(work))

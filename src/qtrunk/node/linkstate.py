@@ -58,6 +58,8 @@ class LinkStatistics:
     """Why the last block was destroyed; empty after a good one."""
     readings: dict[str, object] = field(default_factory=dict)
     """What the own module's monitors said of the last block."""
+    _clicks: tuple[int, float] | None = None
+    """Of the last block: its number, and gates that clicked of all (receiver)."""
     _light_s: float = 0.0
     """How long the light of the last block took."""
     _level: PoolLevel | None = None
@@ -78,6 +80,8 @@ class LinkStatistics:
         self.real_time_factor = event.real_time_factor
         equipment = self.link.equipment
         self._light_s = pulses.count / (equipment.clock_hz * equipment.clock_fraction)
+        if event.clicks is not None:
+            self._clicks = event.block, event.clicks / pulses.count
         found: list[monitors.Finding] = []
         readings = event.transmitter if self.role is Role.ALICE else event.receiver
         if event.transmitter is not None and self.role is Role.ALICE:
@@ -87,6 +91,18 @@ class LinkStatistics:
         with self._lock:
             self.readings = {} if readings is None else msgspec.to_builtins(readings)
         return found
+
+    def light(self) -> tuple[object, float] | None:
+        """The last block and what of it arrived: Alice, signal clicks in matching bases per pulse; Bob, all clicks."""
+        if self.role is Role.BOB:
+            return self._clicks
+        gains = self.figures.get("gains")
+        return (self.figures.get("block"), float(gains[0])) if isinstance(gains, list) and gains else None
+
+    def errors(self) -> tuple[object, float | None]:
+        """The last block whose errors were counted, and its QBER in the test basis."""
+        qber = self.figures.get("qber_test")
+        return self.figures.get("block"), qber if isinstance(qber, float) else None
 
     def note_span(self, seconds: float) -> None:
         """What took the place of the light of the next block: how long a vendor's keys for it took to come."""

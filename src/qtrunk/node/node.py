@@ -26,6 +26,7 @@ from qtrunk.node.advert import ADVERT_PERIOD_S, Adverts, LinkLevel
 from qtrunk.node.agent015 import Agent
 from qtrunk.node.ahead import FillAhead
 from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.alarmwatch import AlarmWatch
 from qtrunk.node.authentication import LinkAuthentication, load_signatures
 from qtrunk.node.border import NetworkInterior
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
@@ -111,6 +112,11 @@ class Node:
             fallback,
             applications,
             self._preferred,
+        )
+        self._watch = AlarmWatch(
+            *(config.node_id, self._topology, self._alarms, self._clock, self._adverts),
+            self._link_ends,
+            self._ahead.levels,
         )
         interior = NetworkInterior(config.node_id, self._topology, self._store, self._clock, self._relay, notes)
         self._interworking = interworking(
@@ -203,6 +209,7 @@ class Node:
         self._spawn(self._keep_expiring())
         self._spawn(self._keep_pools())
         self._spawn(self._ahead.run())
+        self._spawn(self._watch.run())
         log.info("node %s is in service", self.config.node)
 
     async def stop(self) -> None:
@@ -387,6 +394,10 @@ class Node:
                 self._alarms.raise_alarm("pools", "StorageFull", "critical", str(error))
             else:
                 self._alarms.clear("pools")
+
+    def _link_ends(self) -> list[tuple[LinkStatistics, float]]:
+        full = self.config.pool_octets_max
+        return [(runner.statistics, self._store.level(runner.link).total_octets / full) for runner in self._links]
 
     def _unusable_links(self) -> frozenset[LinkId]:
         return self._adverts.unusable_links(self._clock.monotonic_s())

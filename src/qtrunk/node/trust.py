@@ -35,8 +35,10 @@ from qtrunk.node.ca import files, verifying
 from qtrunk.node.config import NodeConfig
 from qtrunk.node.revocation import CHECK_PERIOD_S, Registry, authorities
 
-EXPIRY_ALARM = 1 / 6
-"""Of a certificate's life: left when the alarm goes up. Renewal is due from a third on."""
+EXPIRY_WARNING, EXPIRY_MAJOR = (1 / 6, dt.timedelta(days=30)), (1 / 12, dt.timedelta(days=7))
+"""Left when the alarm goes up: so much of a certificate's life, and no more than so long. Renewal is due from a third
+of the life on.
+"""
 
 
 class Trust:
@@ -142,9 +144,10 @@ class Trust:
         self._alarms.clear("certificate", "CertificateUnreadable")
         life = found.not_valid_after_utc - found.not_valid_before_utc
         left = found.not_valid_after_utc - dt.datetime.fromtimestamp(self._clock.unix_s(), dt.UTC)
-        is_late = left < EXPIRY_ALARM * life
+        is_late, is_urgent = (left < min(share * life, most) for share, most in (EXPIRY_WARNING, EXPIRY_MAJOR))
         text = f"the node's certificate expires on {found.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; `qtrunk enrol renew`"
-        self._alarm("certificate", "CertificateExpiring", "major", text if is_late else None)
+        severity = "major" if is_urgent else "warning"
+        self._alarm("certificate", "CertificateExpiring", severity, text if is_late else None)
 
     def _certificate_seen(self) -> tuple[int, int]:
         stat = self._certificate.stat()

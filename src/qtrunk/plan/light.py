@@ -54,6 +54,17 @@ class Answer(msgspec.Struct, frozen=True):
     shown: Seen
 
 
+class Expectation(msgspec.Struct, frozen=True):
+    """What a link shows as planned, nobody on it (`plan.expect`)."""
+
+    gain: float
+    """Clicks in matching bases for each signal pulse."""
+    clicks: float
+    """Gates that click, of all."""
+    qber: float
+    secret_bps: float
+
+
 class Light:
     """How one link is lit. Not for several threads."""
 

@@ -30,7 +30,7 @@ from qtrunk.node.ca.identity import Identity, Kind
 from qtrunk.node.config import NodeConfig
 from qtrunk.node.pki import RENEW_DAYS, Credentials
 from qtrunk.node.revocation import Registry, authorities
-from qtrunk.node.trust import EXPIRY_ALARM
+from qtrunk.node.trust import EXPIRY_WARNING
 from qtrunk.node.world import SystemClock
 
 NO_TLS = "every TLS connection with it fails"
@@ -254,7 +254,7 @@ def _lives(holder: Holder, certificate: x509.Certificate) -> Iterator[Finding]:
 def _life(on: str, certificate: x509.Certificate, why: str, fix: str, renewal: str) -> Iterator[Finding]:
     now = dt.datetime.now(dt.UTC)
     since, until = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    late = min(EXPIRY_ALARM * (until - since), dt.timedelta(days=RENEW_DAYS))
+    late = min(EXPIRY_WARNING[0] * (until - since), dt.timedelta(days=RENEW_DAYS))
     if now > until:
         yield error(on, f"it expired on {until:%Y-%m-%d %H:%M} UTC", why, fix)
     elif now < since:

@@ -1,0 +1,115 @@
+"""What the figures of a link say about its health, as alarms that do not flap: dark fibre, rising errors, a rate under
+plan. The plan is that of `qtrunk rate` for the link's loss and equipment; a vendor's link has none.
+
+| alarm | up | down |
+| --- | --- | --- |
+| QuantumChannelLoss | a block with under DARK of the expected clicks | one with over LIT |
+| QberAboveAbort | the last block died of its error rate | a good block |
+| QberRising | mean of BLOCKS blocks over 1.5 x plan + 0.5 % | under 1.25 x plan + 0.3 % |
+| SkrBelowPlan | for a minute under half of the plan | for half a minute over 70 % |
+"""
+
+import asyncio
+import logging
+import sys
+from asyncio.subprocess import PIPE
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from qtrunk.control.threshold import Ladder, Step
+from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.linkstate import LinkStatistics
+from qtrunk.plan.light import Expectation
+from qtrunk.stages import Role
+from qtrunk.topology import Link
+
+log = logging.getLogger(__name__)
+
+PLAN_TIMEOUT_S = 300.0
+DARK, LIT = 0.1, 0.3
+BLOCKS = 8
+BEGIN_S = 120.0
+"""Before the first key, a rate is not missed for so long."""
+
+
+async def expectations(links: Sequence[Link]) -> list[Expectation] | None:
+    """What links should show, by a process of its own; None, and a line in the log, where that fails."""
+    search = None
+    try:
+        search = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "qtrunk.plan.expect", stdin=PIPE, stdout=PIPE, stderr=PIPE
+        )
+        answer, errors = await asyncio.wait_for(search.communicate(msgspec.json.encode(links)), PLAN_TIMEOUT_S)
+        if search.returncode:
+            raise ValueError(errors.decode(errors="replace")[-500:])
+        return msgspec.json.decode(answer, type=list[Expectation])
+    except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
+        log.warning("what the links should show is not known: %s: %s", type(error).__name__, error)
+        return None
+    finally:
+        if search is not None and search.returncode is None:
+            search.kill()
+
+
+@dataclass(slots=True)
+class LinkWatch:
+    """One link end's."""
+
+    statistics: LinkStatistics
+    board: AlarmBoard
+    begun_s: float
+    plan: Expectation | None = None
+    _light: Ladder = field(default_factory=lambda: Ladder((Step("QuantumChannelLoss", DARK, LIT),)))
+    _rate: Ladder = field(default_factory=lambda: Ladder((Step("SkrBelowPlan", 0.5, 0.7, 60.0, 30.0),)))
+    _errors: Ladder | None = None
+    _qber: deque[float] = field(default_factory=lambda: deque(maxlen=BLOCKS))
+    _seen: tuple[object, object] = (None, None)
+    """Number of the last block that was looked at: its light, its errors."""
+
+    def look(self, now_s: float, *, is_full: bool) -> None:
+        """About once a second; `is_full`: the pool is so full that no key is made."""
+        link = self.statistics.link.id
+        end = self.statistics.last_end
+        is_abort = end.startswith("qber:")
+        self.board.set_alarm(is_abort, link, "QberAboveAbort", f"no key of the last block: {end}")
+        if self.plan is not None:
+            self._look_at_light(link, self.plan, now_s)
+            self._look_at_errors(link, self.plan, now_s)
+            self._look_at_rate(link, self.plan, now_s, is_full=is_full)
+
+    def _look_at_light(self, link: str, plan: Expectation, now_s: float) -> None:
+        seen = self.statistics.light()
+        if seen is None or seen[0] == self._seen[0]:
+            return
+        share = seen[1] / (plan.gain if self.statistics.role is Role.ALICE else plan.clicks)
+        self._seen = (seen[0], self._seen[1])
+        text = f"block {seen[0]} had {share:.1%} of the expected clicks: is there light on the fibre?"
+        is_dark = self._light.note(share, now_s) is not None
+        self.board.set_alarm(is_dark, link, "QuantumChannelLoss", text)
+
+    def _look_at_errors(self, link: str, plan: Expectation, now_s: float) -> None:
+        block, qber = self.statistics.errors()
+        if qber is None or block == self._seen[1]:
+            return
+        self._seen = (self._seen[0], block)
+        self._qber.append(qber)
+        if self._errors is None:
+            high, low = 1.5 * plan.qber + 0.005, 1.25 * plan.qber + 0.003
+            self._errors = Ladder((Step("QberRising", -high, -low),))
+        if len(self._qber) == BLOCKS:
+            mean = sum(self._qber) / BLOCKS
+            is_high = self._errors.note(-mean, now_s) is not None
+            text = f"QBER {mean:.2%} over the last {BLOCKS} blocks; the plan says {plan.qber:.2%}"
+            self.board.set_alarm(is_high, link, "QberRising", text)
+
+    def _look_at_rate(self, link: str, plan: Expectation, now_s: float, *, is_full: bool) -> None:
+        has_begun = self.statistics.released > 0 or now_s - self.begun_s > BEGIN_S
+        if is_full or not has_begun or plan.secret_bps <= 0:
+            return
+        rate = self.statistics.rates_bps()[1]
+        is_low = self._rate.note(rate / plan.secret_bps, now_s) is not None
+        text = f"{rate:.0f} bit/s of secret key; the plan says {plan.secret_bps:.0f} bit/s"
+        self.board.set_alarm(is_low, link, "SkrBelowPlan", text)
