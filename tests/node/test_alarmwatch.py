@@ -72,7 +72,7 @@ class End:
         figures = {"block": self.block, "gains": [gain, gain / 2, 0.0], "qber_test": qber}
         self.statistics.note_report(Report(self.block, figures))
         if cause is None:
-            self.statistics.note_released({"sifted_bits": 1, "octets": int(4 * rate / 8)})
+            self.statistics.note_released({"sifted_bits": 1, "octets": int(4 * rate / 8), "auth_octets": 0})
         else:
             self.statistics.note_destroyed(Destroy(self.block, cause, "why"))
         self.watch.look(self.clock.now_s, is_full=full)
