@@ -230,6 +230,7 @@ def test_what_a_link_of_ones_own_harms_is_said_with_it(site, board):
     found = {alarm.type: alarm for alarm in board.of("a-b")}
     assert found["QuantumChannelLoss"].impacted == [POOL, "pool post to bank", "tenant default"]
     assert found["QuantumChannelLoss"].root_causes == []
+    assert found["LinkOff"].root_causes == ["a-b"]
 
 
 def test_expectations_come_from_a_process_of_their_own():

@@ -69,6 +69,10 @@ _NODE = (
         "make room on the node's disk",
     ),
     AlarmType(
+        "AlarmSinkFailed", "warning", "own", "communicationsSubsystemFailure",
+        "alarms could not be delivered to a receiver", "see the receiver, and its entry in alarms.toml",
+    ),
+    AlarmType(
         "LoopbackTest", "major", "own", "configurationOrCustomizationError",
         "loopback_test is on: an SAE may be its own peer; such keys protect nothing", "take loopback_test out",
     ),

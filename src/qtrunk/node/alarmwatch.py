@@ -168,5 +168,5 @@ class AlarmWatch:
         asked = list(dict.fromkeys([*demands, *pairs]))
         for alarm, seen in zip(active, own, strict=True):
             root = self._correlation.root_of(seen, parents)
-            roots = [] if root == seen or root.resource == seen.resource else [root.resource]
+            roots = [] if root == seen else [root.resource]
             self._board.explain(alarm.id, self._correlation.impact(alarm.resource, asked), roots)

@@ -41,6 +41,8 @@ from qtrunk.kms.vault.unsealing import Keys, Unsealing
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.config import NodeConfig
 from qtrunk.node.node import Node
+from qtrunk.node.sinks.dispatch import Dispatch
+from qtrunk.node.sinks.settings import load as load_sinks
 from qtrunk.node.trust import Trust
 from qtrunk.node.world import SystemClock, SystemRandom
 
@@ -74,6 +76,8 @@ class Custody:
         clock, random = SystemClock(), SystemRandom(config.random_device)
         self._clock = clock
         self._alarms = AlarmBoard(clock, Path(config.directory) / "alarms.db")
+        sinks = load_sinks(Path(config.directory) / "alarms.toml")
+        self._dispatch = Dispatch(sinks, str(config.topology.get("name", "")), config.node, self._alarms, clock)
         self._keys = keys_of(config)
         self._unsealing = Unsealing(self._keys, clock)
         self._is_entering = False
@@ -157,6 +161,7 @@ class Custody:
         self._unsealing.forget()
         if self._kek is not None:
             self._kek.wipe()
+        await asyncio.to_thread(self._dispatch.close)
         self._alarms.close()
         self._trust.close()
 
@@ -219,6 +224,7 @@ class Custody:
         while True:
             await asyncio.sleep(ALARM_PERIOD_S)
             await asyncio.to_thread(self._alarms.flush)
+            self._dispatch.look()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
