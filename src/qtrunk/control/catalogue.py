@@ -73,6 +73,11 @@ _NODE = (
         "alarms could not be delivered to a receiver", "see the receiver, and its entry in alarms.toml",
     ),
     AlarmType(
+        "RoutesUnreadable", "major", "own", "corruptData",
+        "the routes that a controller had handed the node cannot be read; it finds its own",
+        "nothing: the next order of the controller replaces them; see the disk if it comes again",
+    ),
+    AlarmType(
         "LoopbackTest", "major", "own", "configurationOrCustomizationError",
         "loopback_test is on: an SAE may be its own peer; such keys protect nothing", "take loopback_test out",
     ),

@@ -41,27 +41,39 @@ class Outlet:
         self._queue: deque[Notice] = deque()
         self._wake = threading.Condition()
         self._stopping = threading.Event()
-        self._told: dict[str, str] = {}
+        self._told: set[str] = set()
         self._thread = threading.Thread(target=self._work, name=self._resource, daemon=True)
         self._thread.start()
 
     def offer(self, notice: Notice) -> None:
         """Tell this, unless the receiver does not want it."""
-        is_wanted = Severity.of(notice.severity) >= Severity.of(self._settings.least)
-        if notice.severity == "cleared" or not is_wanted:
+        if self._is_wanted(notice):
+            self._told.add(notice.id)
+        elif notice.severity == "cleared" or not self._is_grave(notice):
             # What was told must be told to be over, or to be milder than what is told.
-            if self._told.pop(notice.id, None) is None:
+            if notice.id not in self._told:
                 return
-        elif (self._settings.roots_only and notice.root_causes) or notice.resource == self._resource:
-            return
+            self._told.remove(notice.id)
         else:
-            self._told[notice.id] = notice.severity
+            return
         with self._wake:
             if len(self._queue) >= QUEUE_MAX:
                 self._queue.popleft()
                 self._fail("its queue is full; the oldest messages are dropped")
             self._queue.append(notice)
             self._wake.notify()
+
+    def remember(self, notice: Notice) -> None:
+        """The process before this one told this, as far as it was wanted: its end will be told."""
+        if self._is_wanted(notice):
+            self._told.add(notice.id)
+
+    def _is_wanted(self, notice: Notice) -> bool:
+        is_root = not (self._settings.roots_only and notice.root_causes)
+        return self._is_grave(notice) and is_root and notice.resource != self._resource
+
+    def _is_grave(self, notice: Notice) -> bool:
+        return Severity.of(notice.severity) >= Severity.of(self._settings.least)
 
     def stop(self, timeout_s: float = 2.0) -> None:
         """Give what is left a moment, then end."""
@@ -120,6 +132,9 @@ class Dispatch:
         ]
         # What was up before this process began was told by the one before.
         self._told = {alarm.id: _state(alarm) for alarm in board.all()}
+        for alarm in board.active():
+            for outlet in self._outlets:
+                outlet.remember(self._notice(alarm, _state(alarm)))
 
     def look(self) -> None:
         """About once a second."""
