@@ -79,7 +79,8 @@ def test_no_key_is_made_when_the_epsilon_of_the_link_is_spent(pair):
 
     handle.wait_for(is_spent, "four blocks", 60)
     alarms = [alarm for node in handle.status()["nodes"] for alarm in node["alarms"]["active"]]
-    assert {alarm["type"] for alarm in alarms} == {"EpsilonBudget"}
+    # On a slow machine the missing rate may be an alarm by now, too.
+    assert {"EpsilonBudget"} <= {alarm["type"] for alarm in alarms} <= {"EpsilonBudget", "SkrBelowPlan"}
     before = handle.links()["ada-bert"]
     with pytest.raises(AssertionError, match="a fifth block"):
         handle.wait_for(lambda links: links["ada-bert"]["blocks_released"] > 4, "a fifth block", 6)

@@ -33,7 +33,9 @@ class Vaults:
         self.lab, self.directory = lab, directory
         self.phrase = directory / "phrase"
         self.phrase.write_text(PHRASE + "\n")
-        LabPki(lab.state / "pki").credentials(directory / "ben", Kind.OPERATOR, "ben")
+        pki = LabPki(lab.state / "pki")
+        pki.credentials(directory / "ben", Kind.OPERATOR, "ben")
+        pki.close()
         shutil.copy(lab.state / "pki" / "ca.pem", directory / "ben" / "ca.pem")
 
     def run(self, *arguments: str, **more) -> subprocess.CompletedProcess:

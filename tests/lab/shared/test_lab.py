@@ -268,8 +268,9 @@ def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_la
             assert link["ends"][end]["blocks_destroyed"] > before["ends"][end]["blocks_destroyed"]
         status = small_lab.status()
         alarms = [a for node in status["nodes"] for a in node["alarms"]["active"] if a["resource"] == "ada-bert"]
-        assert {alarm["type"] for alarm in alarms} == {"LinkOff"}
-        assert all("QBER" in alarm["text"] for alarm in alarms)
+        types = {alarm["type"] for alarm in alarms}
+        assert {"LinkOff"} <= types <= {"LinkOff", "QberAboveAbort", "QberRising", "SkrBelowPlan"}
+        assert all("QBER" in alarm["text"] for alarm in alarms if alarm["type"] == "LinkOff")
         assert small_lab.links()["bert-cleo"]["state"] == "ACTIVE"
         # What was made before stays good, and no block of now is added.
         released = small_lab.links()["ada-bert"]["blocks_released"]
@@ -280,8 +281,9 @@ def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_la
     finally:
         small_lab.qtrunk("attack", "ada-bert", "none")
     small_lab.wait_for(lambda links: links["ada-bert"]["state"] == "ACTIVE", "recovery")
+    # What is judged by the mean of some time (QberRising, SkrBelowPlan) stays up for a while.
     active = [a for node in small_lab.status()["nodes"] for a in node["alarms"]["active"]]
-    assert not active
+    assert {a["type"] for a in active if a["resource"] == "ada-bert"} <= {"QberRising", "SkrBelowPlan"}
 
 
 def take_everything(client):
