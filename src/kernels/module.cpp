@@ -19,6 +19,8 @@
 namespace nb = nanobind;
 using namespace qtrunk;
 
+#include "container.inc"
+
 #if !defined(QTRUNK_X86)
 namespace qtrunk {
 const Kernels* avx2_kernels() { return nullptr; }
@@ -415,6 +417,18 @@ Array<uint64_t> decode_gaps(Vector<uint8_t> octets, size_t count, uint64_t limit
     return give(std::move(out), count);
 }
 
+size_t container_size(size_t count, size_t key_octets) { return container_octets(count, key_octets); }
+
+void key_container(Vector<uint8_t> ids, Vector<uint8_t> material, size_t key_octets, MutableVector<uint8_t> out) {
+    const size_t count = ids.shape(0) / 16;
+    require(ids.shape(0) == 16 * count, "ids: 16 octets for each key");
+    require(key_octets > 0 && key_octets <= 1 << 20 && count <= 1 << 20, "key_octets: from 1 to 2**20, for at most 2**20 keys");
+    require(material.shape(0) == count * key_octets, "material: key_octets octets for each key ID");
+    require(out.shape(0) == container_octets(count, key_octets), "out: exactly as long as the container");
+    nb::gil_scoped_release released;
+    write_container(ids.data(), material.data(), count, key_octets, out.data());
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -471,4 +485,6 @@ NB_MODULE(_kernels, m) {
         .def("errors", &CascadeBatch::errors);
     m.def("encode_gaps", &encode_gaps, array("positions"), number("limit"));
     m.def("decode_gaps", &decode_gaps, array("octets"), number("count"), number("limit"));
+    m.def("container_size", &container_size, number("count"), number("key_octets"));
+    m.def("key_container", &key_container, array("ids"), array("material"), number("key_octets"), array("out"));
 }

@@ -1,8 +1,10 @@
 """Every kernel on every path equals its twin bit for bit, refuses bad arguments, and samples what it says."""
 
+import base64
 import dataclasses
 import importlib.util
 import json
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -666,3 +668,37 @@ def test_masks_and_words_of_the_wrong_kind_are_refused():
         kernels.select(octets, octets.astype(bool))
     with pytest.raises(ValueError, match="up to 3"):
         kernels.decode_settings(np.zeros(4, np.uint64), np.zeros(4, np.uint32), 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 5), st.integers(1, 70), st.integers(0, 2**32))
+def test_a_key_container_is_json_of_its_keys_and_ids(count, key_octets, seed):
+    rng = np.random.default_rng(seed)
+    ids, material = rng.bytes(16 * count), rng.bytes(key_octets * count)
+    made = kernels.key_container(ids, memoryview(material), key_octets)
+    keys = [
+        {
+            "key_ID": str(uuid.UUID(bytes=ids[16 * i : 16 * i + 16])),
+            "key": base64.b64encode(material[key_octets * i : key_octets * (i + 1)]).decode(),
+        }
+        for i in range(count)
+    ]
+    assert made.decode() == json.dumps({"keys": keys}, separators=(",", ":"))
+
+
+def test_every_six_bits_have_their_octet_in_a_container():
+    sextets = [(a, (a + b) % 64) for a in range(64) for b in (0, 21)]
+    material = b"".join((a << 18 | b << 12 | b << 6 | a).to_bytes(3, "big") for a, b in sextets)
+    found = json.loads(kernels.key_container(bytes(16), memoryview(material), len(material)))
+    assert base64.b64decode(found["keys"][0]["key"], validate=True) == material
+    assert len(set(found["keys"][0]["key"])) == 64
+
+
+def test_a_container_of_ids_without_keys_is_refused():
+    for ids, material, key_octets, named in (
+        (bytes(15), bytes(32), 32, "ids"),
+        (bytes(32), bytes(32), 32, "material"),
+        (bytes(16), bytes(32), 0, "key_octets"),
+    ):
+        with pytest.raises(ValueError, match=named):
+            kernels.key_container(ids, memoryview(material), key_octets)

@@ -88,14 +88,14 @@ class Ends:
     def take(self, number: int = 1, key_octets: int = 32, mark: bytes = bytes(16)) -> list[SuppliedKey]:
         keys = self.pools[0].take(A, B, number, key_octets, mark)
         self.pools[0].flush()
-        return keys
+        return list(keys)
 
     def redeem(self, *keys: SuppliedKey | KeyId, mark: bytes = bytes(16)) -> list[SuppliedKey]:
         ids = [key.key_id if isinstance(key, SuppliedKey) else key for key in keys]
         found, strange = self.pools[1].redeem(B, A, ids, mark)
         assert strange == []
         self.pools[1].flush()
-        return found
+        return list(found)
 
     def check(self) -> None:
         for pools in self.pools:

@@ -28,7 +28,8 @@ from qtrunk.base.errors import (
     RouteUnavailable,
 )
 from qtrunk.base.ids import KeyId, SaeId, parse_key_id, parse_sae_id
-from qtrunk.base.ports import KeySupply, SuppliedKey, SupplyStatus
+from qtrunk.base.ports import KeySupply, SuppliedKey, SuppliedKeys, SupplyStatus
+from qtrunk.kernels import key_container
 from qtrunk.topology import KeyApi
 
 log = logging.getLogger(__name__)
@@ -245,6 +246,11 @@ _ENCODER = msgspec.json.Encoder()
 
 def _container(keys: Sequence[SuppliedKey]) -> Response:
     """A key container, built in one buffer that is wiped after sending; the keys' own octets are wiped here."""
+    if isinstance(keys, SuppliedKeys):
+        with keys.material.reveal() as material:
+            whole = key_container(keys.ids, material, keys.key_octets)
+        keys.material.wipe()
+        return Response(200, whole)
     entries = [{"key_ID": key.key_id, "key": key.material.reveal()} for key in keys]
     # Long enough from the start: a buffer that grows leaves what it held behind.
     octets = bytearray(_CONTAINER_OCTETS + sum(_ENTRY_OCTETS + 4 * len(key.material) // 3 for key in keys))

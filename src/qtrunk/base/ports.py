@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
+from uuid import UUID
 
 from qtrunk.base.ids import KeyId, NodeId, SaeId
 from qtrunk.base.secret import Secret
@@ -31,6 +32,38 @@ class SuppliedKey:
 
     key_id: KeyId
     material: Secret
+
+
+class SuppliedKeys(Sequence[SuppliedKey]):
+    """Keys of one size that lie one behind the other in one Secret: cheap for who wants all of them at once.
+
+    For others a sequence like any other, whose keys are made when someone looks at them.
+    """
+
+    __slots__ = ("ids", "key_octets", "material")
+
+    def __init__(self, ids: bytes, material: Secret, key_octets: int) -> None:
+        """`ids` has the 16 octets of each key ID; `material` belongs to this sequence from now on."""
+        if len(ids) // 16 * key_octets != len(material) or len(ids) % 16:
+            raise ValueError(f"ids: {len(ids)} octets do not fit {len(material)} octets of keys of {key_octets}")
+        self.ids = ids
+        self.material = material
+        self.key_octets = key_octets
+
+    def __len__(self) -> int:
+        return len(self.ids) // 16
+
+    @overload
+    def __getitem__(self, index: int) -> SuppliedKey: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[SuppliedKey]: ...
+    def __getitem__(self, index: int | slice) -> SuppliedKey | list[SuppliedKey]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        with self.material.reveal() as octets:
+            material = Secret(octets[place * self.key_octets : (place + 1) * self.key_octets])
+        return SuppliedKey(key_id=KeyId(str(UUID(bytes=self.ids[16 * place : 16 * place + 16]))), material=material)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,7 +134,7 @@ class KeySupply(Protocol):
         key_bits: int,
         *,
         request_id: bytes | None = None,
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """`number` fresh keys, already held for every target at its own node and recorded as delivered.
 
         A second call with the same `request_id` (16 octets, unique to caller and request) within the retry window
@@ -110,7 +143,7 @@ class KeySupply(Protocol):
 
     async def collect(
         self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId], *, request_id: bytes | None = None
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """The keys `initiator` was given under these IDs, in order; all or none; each once per target, and again for
         the same `request_id` within the retry window.
 

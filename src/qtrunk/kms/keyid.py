@@ -68,6 +68,10 @@ class KeyIds:
             key_id = self._ready.pop(place)
         return [key_id]
 
+    def octets(self, units: Sequence[int], key_octets: int) -> bytes:
+        """The same IDs as their 16 octets each."""
+        return self._octets(np.array(units, np.uint64), key_octets)
+
     def place(self, key_id: KeyId) -> tuple[int, int] | None:
         """Unit and octets that an ID means, or None: not an ID of this segment."""
         place = self._expected.pop(key_id, None)
@@ -94,6 +98,11 @@ class KeyIds:
         self._ready = {(place, key_octets): key_id for place, key_id in zip(units, made, strict=True)}
 
     def _make(self, units: npt.NDArray[np.uint64], key_octets: int) -> list[KeyId]:
+        text = self._octets(units, key_octets).hex()
+        parts = [text[i : i + 32] for i in range(0, len(text), 32)]
+        return [KeyId(f"{part[:8]}-{part[8:12]}-{part[12:16]}-{part[16:20]}-{part[20:]}") for part in parts]
+
+    def _octets(self, units: npt.NDArray[np.uint64], key_octets: int) -> bytes:
         places = units << np.uint64(10) | np.uint64(key_octets - 1)
         blocks = np.zeros((len(places), 2), ">u8")
         blocks[:, 0] = places | np.uint64(self._number << 32)
@@ -104,6 +113,4 @@ class KeyIds:
         blocks[:, 0] = (hidden >> np.uint64(14) << np.uint64(16)) | (hidden >> np.uint64(2) & np.uint64(0xFFF))
         blocks[:, 0] |= np.uint64(self._number << 32 | _VERSION)
         blocks[:, 1] = (hidden & np.uint64(3)) << np.uint64(_TAG_BITS) | tags | np.uint64(_VARIANT)
-        text = blocks.tobytes().hex()
-        parts = [text[i : i + 32] for i in range(0, len(text), 32)]
-        return [KeyId(f"{part[:8]}-{part[8:12]}-{part[12:16]}-{part[16:20]}-{part[20:]}") for part in parts]
+        return blocks.tobytes()

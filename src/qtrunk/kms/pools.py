@@ -20,7 +20,7 @@ Errors: KeyExhausted, NotAuthorised, KeyNotFound, StoreError.
 import sqlite3
 import zlib
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ import msgspec
 
 from qtrunk.base.errors import KeyExhausted, KeyNotFound, NotAuthorised, StoreError
 from qtrunk.base.ids import KeyId, NodeId, SaeId
-from qtrunk.base.ports import Clock, Quality, SuppliedKey
+from qtrunk.base.ports import Clock, Quality, SuppliedKey, SuppliedKeys
 from qtrunk.base.secret import Secret
 from qtrunk.kms import poolrecords as records
 from qtrunk.kms.consume import COLLECTED, INITIATED, LOST, NO_MARK, ConsumeJournal, JournalDamagedError, Used
@@ -49,7 +49,7 @@ from qtrunk.kms.poolstate import (
     runs,
     worst_of,
 )
-from qtrunk.kms.retries import Retries
+from qtrunk.kms.retries import Part, Retries
 from qtrunk.kms.seal import seal, unseal
 from qtrunk.kms.segment import SegmentDamagedError, SegmentReader, Segments
 
@@ -280,7 +280,7 @@ class Pools:
 
     def take(
         self, initiator: SaeId, target: SaeId, number: int, key_octets: int, mark: bytes = NO_MARK
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """Fresh keys for the initiator, written down; nothing may leave before `flush`. KeyExhausted: nothing taken."""
         # Of a request that was cut off by a crash only a part may have reached the disk: then the rest is fresh.
         again = self._retries.given(mark, self._clock.unix_s())
@@ -290,7 +290,7 @@ class Pools:
         pool = self._pools.get((INITIATED, initiator, target))
         stride = units_of(key_octets)
         now = self._clock.unix_s()
-        parts: list[tuple[Segment, int, int, int]] = []
+        parts: list[Part] = []
         tails: list[Segment] = []
         for segment in () if pool is None else pool.segments:
             room = (segment.units - segment.cursor) // stride
@@ -314,7 +314,7 @@ class Pools:
 
     def redeem(
         self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId], mark: bytes = NO_MARK
-    ) -> tuple[list[SuppliedKey], list[KeyId]]:
+    ) -> tuple[Sequence[SuppliedKey], list[KeyId]]:
         """Keys that pools hold for their target, written down like `take`; and the IDs that are not of a pool at all.
 
         Where some are not of a pool, nothing is given out and nothing written down.
@@ -509,23 +509,36 @@ class Pools:
                 return segment, *place
         return None
 
-    def _give(self, parts: Iterable[tuple[Segment, int, int, int]]) -> list[SuppliedKey]:
+    def _give(self, parts: Sequence[Part]) -> Sequence[SuppliedKey]:
         """Material and IDs; a segment that does not open any more is destroyed, and nothing is given out."""
+        if len(parts) == 1 and parts[0][3] > 1 and parts[0][2] % UNIT_OCTETS == 0:
+            return self._give_run(*parts[0])
         keys: list[SuppliedKey] = []
         for segment, unit, key_octets, count in parts:
             stride = units_of(key_octets)
-            try:
-                materials = self._reader(segment).secrets(unit * UNIT_OCTETS, key_octets, stride * UNIT_OCTETS, count)
-            except SegmentDamagedError as damage:
-                self._finish(segment, SegmentState.DESTROYED, "damaged")
-                raise KeyNotFound(str(damage)) from damage
+            materials = self._read(segment, unit * UNIT_OCTETS, key_octets, stride * UNIT_OCTETS, count)
             ids = segment.ids.make(range(unit, unit + count * stride, stride), key_octets)
             keys += [
                 SuppliedKey(key_id=key_id, material=material) for key_id, material in zip(ids, materials, strict=True)
             ]
         return keys
 
-    def _write_down(self, kind: int, parts: list[tuple[Segment, int, int, int]], mark: bytes, now: float) -> None:
+    def _give_run(self, segment: Segment, unit: int, key_octets: int, count: int) -> SuppliedKeys:
+        """Keys without a gap between them, in one piece."""
+        (material,) = self._read(segment, unit * UNIT_OCTETS, count * key_octets, count * key_octets, 1)
+        stride = units_of(key_octets)
+        return SuppliedKeys(
+            segment.ids.octets(range(unit, unit + count * stride, stride), key_octets), material, key_octets
+        )
+
+    def _read(self, segment: Segment, offset: int, length: int, step: int, count: int) -> list[Secret]:
+        try:
+            return self._reader(segment).secrets(offset, length, step, count)
+        except SegmentDamagedError as damage:
+            self._finish(segment, SegmentState.DESTROYED, "damaged")
+            raise KeyNotFound(str(damage)) from damage
+
+    def _write_down(self, kind: int, parts: list[Part], mark: bytes, now: float) -> None:
         for segment, unit, key_octets, count in parts:
             self._mark(segment, kind, unit, count * units_of(key_octets))
             self._append(kind, segment, unit, key_octets, count, mark, now)

@@ -1,6 +1,6 @@
 """One end of a key stream, and what the machine of `kms.streams` has the world do."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from qtrunk.base.ids import KeyId, NodeId, SaeId
@@ -146,12 +146,12 @@ class End:
         """Both ends are there and open: keys may be made."""
         return self.is_connected and not self.is_closed and not self.twin_closed
 
-    def fits(self, batch: Batch, keys: list[SuppliedKey]) -> bool:
+    def fits(self, batch: Batch, keys: Sequence[SuppliedKey]) -> bool:
         """Whether keys that another key manager named make up its chunks as they must."""
         octets = -(-self.qos.key_chunk_size // (len(batch.key_ids) // batch.count))
         return len(keys) == len(batch.key_ids) and all(len(key.material) == octets for key in keys)
 
-    def keep(self, batch: Batch, keys: list[SuppliedKey], now_s: float) -> None:
+    def keep(self, batch: Batch, keys: Sequence[SuppliedKey], now_s: float) -> None:
         """Put keys together to chunks."""
         each, size = len(keys) // batch.count, self.qos.key_chunk_size
         for number in range(batch.count):

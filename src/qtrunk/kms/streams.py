@@ -11,7 +11,7 @@ end whose other end was lost with its process serves nothing new. docs/etsi004.m
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from uuid import UUID
 
 from qtrunk.base.errors import KeyExhausted, QtrunkError, RequestRefused, StoreError, WireError
@@ -182,7 +182,7 @@ class Streams:
                 pass
         return self._drain()
 
-    def supplied(self, job: int, outcome: list[SuppliedKey] | QtrunkError, hops: int = 0) -> list[Effect]:
+    def supplied(self, job: int, outcome: Sequence[SuppliedKey] | QtrunkError, hops: int = 0) -> list[Effect]:
         """Keys for an Initiate or Collect, or why there are none; for an Initiate, the trusted nodes they passed."""
         end = self._jobs.pop(job)
         self._making.discard(job)
@@ -463,7 +463,7 @@ class Streams:
                 )
             )
 
-    def _made(self, end: End, batch: Batch, outcome: list[SuppliedKey] | QtrunkError, hops: int) -> None:
+    def _made(self, end: End, batch: Batch, outcome: Sequence[SuppliedKey] | QtrunkError, hops: int) -> None:
         """At the source: chunks, or the reason why not."""
         if isinstance(outcome, QtrunkError):
             is_short = isinstance(outcome, (KeyExhausted, StoreError))
@@ -497,7 +497,7 @@ class Streams:
             Collect(job=self._job(end), target=SaeId(end.card.sae), initiator=SaeId(end.card.peer), key_ids=key_ids)
         )
 
-    def _collected(self, end: End, batch: Batch, keys: list[SuppliedKey] | None) -> None:
+    def _collected(self, end: End, batch: Batch, keys: Sequence[SuppliedKey] | None) -> None:
         """At the destination: chunks are here, or lost."""
         end.batches = {first: other for first, other in end.batches.items() if first >= batch.first + batch.count}
         if keys is not None and end.fits(batch, keys):

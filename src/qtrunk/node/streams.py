@@ -140,7 +140,7 @@ class StreamRunner:
         self.receive(self._node, octets)
 
     async def _work(self, effect: Initiate | Collect) -> None:
-        outcome: list[SuppliedKey] | QtrunkError
+        outcome: Sequence[SuppliedKey] | QtrunkError
         hops = 0
         try:
             if isinstance(effect, Initiate):

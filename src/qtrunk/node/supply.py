@@ -93,7 +93,7 @@ class Supply:
         key_bits: int,
         *,
         request_id: bytes | None = None,
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """Fresh keys for `initiator`, already held for every target."""
         self._check_own(initiator)
         if any(self._abroad.network(target) for target in targets):
@@ -105,7 +105,7 @@ class Supply:
 
     async def _from_pool(
         self, initiator: SaeId, target: SaeId, number: int, key_octets: int, mark: bytes
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """Out of what lies ready; where that is too little, a segment is fetched first."""
         pools = self._store.pools
         self._ahead.note(initiator, target, number * key_octets)
@@ -119,18 +119,19 @@ class Supply:
 
     async def collect(
         self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId], *, request_id: bytes | None = None
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """Keys that `initiator` was given, for their target; each once."""
         self._check_own(target)
         pools = self._store.pools
         keys, strange = pools.redeem(target, initiator, key_ids, request_id or NO_MARK)
         if strange:
             # Not of a pool: they lie in the store one by one. What is of a pool was checked and not yet taken.
-            keys = self._store.collect(target, initiator, strange)
+            found = self._store.collect(target, initiator, strange)
             pooled = [key_id for key_id in key_ids if key_id not in set(strange)]
             if pooled:
-                keys += pools.redeem(target, initiator, pooled)[0]
-                keys.sort(key=lambda key: key_ids.index(key.key_id))
+                found += pools.redeem(target, initiator, pooled)[0]
+                found.sort(key=lambda key: key_ids.index(key.key_id))
+            keys = found
         await self._recorded()
         return keys
 

@@ -64,7 +64,7 @@ class TenantSupply:
         key_bits: int,
         *,
         request_id: bytes | None = None,
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """Fresh keys, if the tenant may have them. LimitReached and LimitForbids beside what the supply raises."""
         if request_id is not None and self._is_repeated(request_id):
             # Paid for the first time; the same keys again.
@@ -99,7 +99,7 @@ class TenantSupply:
 
     async def collect(
         self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId], *, request_id: bytes | None = None
-    ) -> list[SuppliedKey]:
+    ) -> Sequence[SuppliedKey]:
         """Keys that `initiator` was given, for their target; each once."""
         return await self._supply.collect(target, initiator, key_ids, request_id=request_id)
 

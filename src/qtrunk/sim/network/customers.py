@@ -2,7 +2,7 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -70,7 +70,7 @@ class Customers:
         self.supplied += len(ids) if is_done else 0
         return is_done
 
-    async def _initiate(self, number: int, bits: int, mark: bytes | None) -> list[SuppliedKey] | None:
+    async def _initiate(self, number: int, bits: int, mark: bytes | None) -> Sequence[SuppliedKey] | None:
         for attempt in range(3 if mark else 1):
             if attempt:
                 await asyncio.sleep(self.dice.between(0.2, RETRY_S / 2))
