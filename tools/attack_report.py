@@ -22,11 +22,13 @@ from qtrunk.distil.keylength import EpsilonBudget, entropy, key_length
 from qtrunk.distil.parties import BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release, Send
 from qtrunk.quantum import monitors, run
 from qtrunk.quantum.analytic import expected
-from qtrunk.quantum.attack import KINDS, NO_STRENGTH, Attack, knowledge
+from qtrunk.quantum.attack import KINDS, Attack, knowledge
 from qtrunk.quantum.channel import Channel, drift_of
 from qtrunk.quantum.dice import Dice
+from qtrunk.quantum.fault import FAULTS
 from qtrunk.quantum.optics import of_equipment
 from qtrunk.quantum.readings import Readings
+from qtrunk.quantum.situation import NO_STRENGTH
 from qtrunk.quantum.source import SourceSettings, decode_bases, decode_settings, words
 from qtrunk.sim.replay import ReplayLedger
 from qtrunk.stages import Detections, Observations, Pulses, Role
@@ -361,7 +363,7 @@ def main() -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     honest = Channel(link("none"), run.seed_of(SEED, "installed"), drift_of(EQUIPMENT, KM))
     installed = run.counts_of(run.simulate(honest, seconds=60, seed=SEED + 2, block_pulses=1_237_500_000))
-    kinds = [options.only] if options.only else [kind for kind in KINDS if kind != "none"]
+    kinds = [options.only] if options.only else [kind for kind in KINDS if kind != "none" and kind not in FAULTS]
     sections = []
     for kind in kinds:
         course = play(Attack(kind), installed)

@@ -7,7 +7,8 @@ import click
 from qtrunk.base.errors import LabError
 from qtrunk.cli import options
 from qtrunk.node.lab import Lab
-from qtrunk.quantum.attack import KINDS, NO_STRENGTH
+from qtrunk.quantum.attack import KINDS
+from qtrunk.quantum.situation import NO_STRENGTH
 from qtrunk.sim import control
 
 

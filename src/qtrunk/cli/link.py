@@ -13,13 +13,14 @@ import msgspec
 from qtrunk.cli import options, recordings, show
 from qtrunk.quantum import run
 from qtrunk.quantum.analytic import expected
-from qtrunk.quantum.attack import KINDS, Attack, Situation, knowledge
+from qtrunk.quantum.attack import KINDS, Attack, knowledge
 from qtrunk.quantum.channel import Channel, Clicks, drift_of, with_drift
 from qtrunk.quantum.detectors import NANOWIRE
 from qtrunk.quantum.drift import DriftStep
 from qtrunk.quantum.fibre import BACKWARD, FORWARD, Acceptance, ClassicalChannels, Fibre, LaserPulse, may_share
 from qtrunk.quantum.optics import dispersed, of_equipment
 from qtrunk.quantum.readings import Readings, arrival_times_ps
+from qtrunk.quantum.situation import Situation
 from qtrunk.quantum.source import decode_bases, words
 from qtrunk.sim.recording import Header, ReceiverWriter, TransmitterWriter
 from qtrunk.stages import Role

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qtrunk.kernels import F64, Afterpulses
-from qtrunk.quantum.attack import BITS, STATE_BASES, Situation
 from qtrunk.quantum.optics import LinkOptics
+from qtrunk.quantum.situation import BITS, STATE_BASES, Situation
 
 _GRID = 256
 """Steps that resolve a dead time."""

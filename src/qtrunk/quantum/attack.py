@@ -1,5 +1,7 @@
 """Eve, acting on the light and never on a number. Only the simulated fibre imports this.
 
+Faults that nobody means (quantum.fault) are set in the same way, as kinds beside hers.
+
 An attack is what she does to a pulse: a few branches, each with its chance for every intensity and state of Alice, what
 Bob's live receiver then shows, and what she has on record when the branch is taken. Added up they are the receiver's
 new table of outcomes; taken apart they tell what of the key she knows. Beside that stands what else her light does:
@@ -11,79 +13,18 @@ Where she can she keeps the signal gain as it was: she replaces the fibre by a l
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from math import exp, factorial, sqrt
 
 import numpy as np
 
 from qtrunk.base.errors import RequestRefused
 from qtrunk.kernels import F64
+from qtrunk.quantum.fault import FAULTS
 from qtrunk.quantum.optics import BASES, PHOTON_J, STATES, LinkOptics, outcomes_of
+from qtrunk.quantum.situation import BITS, STATE_BASES, Branch, Kind, Situation, everything
 
-BITS = np.array([0, 1, 0, 1])
-STATE_BASES = np.array([0, 0, 1, 1])
 PHOTONS_MAX = 24
 """Photon numbers of a pulse beyond it are left out: less than 1e-20 of a pulse of up to 2 photons."""
-
-
-@dataclass(frozen=True, eq=False)
-class Branch:
-    """One thing that can happen to a pulse in Eve's hands."""
-
-    weight: F64
-    """Its chance, shape (intensities, 4 states)."""
-    outcomes: F64
-    """What a live receiver then shows, shape (intensities, 4, 2, 3) as in quantum.optics; 1 dimension broadcasts."""
-    shift_s: float = 0.0
-    """How much later than it should such light arrives."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Situation:
-    """A link with or without Eve, for as long as nothing changes."""
-
-    branches: tuple[Branch, ...]
-    afterpulse_factor: float = 1.0
-    entrance_power_w: float = 0.0
-    """Her light at Bob's entrance, beside the pulses."""
-    photocurrent_a: float = 0.0
-    """What it draws from each diode."""
-    reverse_power_w: float = 0.0
-    """Her light into Alice's transmitter."""
-    intensity_factor: float = 1.0
-    """Photons leaving Alice over what she believes."""
-    is_dark: bool = False
-    """No light at all gets through: the receiver loses its lock."""
-    gate_delay_s: float = 0.0
-    """By how much she made the calibration put the second detector's gate wrong."""
-
-    @cached_property
-    def outcomes(self) -> F64:
-        """Chances of clicks, shape (intensities, 4 states, 2 bases, 3)."""
-        if len(self.branches) == 1 and self.branches[0].outcomes.ndim == 4 and np.all(self.branches[0].weight == 1):
-            return self.branches[0].outcomes
-        total: F64 = sum(
-            (branch.weight[:, :, None, None] * branch.outcomes for branch in self.branches),
-            np.zeros((1, STATES, BASES, 3)),
-        )
-        return total
-
-
-Strategy = Callable[[LinkOptics, float, float, float], Situation]
-"""(optics, strength, phase offset of the link in rad, seconds since the attack began) -> what follows."""
-
-
-NO_STRENGTH = "no strength"
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to attack."""
-
-    act: Strategy
-    strength: float = 0.0
-    """Where none is given."""
-    meaning: str = NO_STRENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +58,6 @@ class Attack:
 
 
 # ── what Eve needs ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _everything(optics: LinkOptics) -> F64:
-    """Weight of a branch that is always taken."""
-    return np.ones((len(optics.intensities), STATES))
 
 
 def _signal_gain(optics: LinkOptics, outcomes: F64) -> float:
@@ -174,7 +110,7 @@ def _measured(state_basis: F64, basis: int, bit: int, error: float = 0.0) -> F64
 
 
 def _none(optics: LinkOptics, _strength: float, offset_rad: float, _elapsed_s: float) -> Situation:
-    return Situation(branches=(Branch(_everything(optics), optics.outcomes(offset_rad)),))
+    return Situation(branches=(Branch(everything(optics), optics.outcomes(offset_rad)),))
 
 
 def _intercept_resend(optics: LinkOptics, strength: float, offset_rad: float, _elapsed_s: float) -> Situation:
@@ -252,7 +188,7 @@ def _trojan_horse(optics: LinkOptics, strength: float, offset_rad: float, _elaps
     """
     right = (1 + sqrt(1 - exp(-4 * strength))) / 2
     outcomes = optics.outcomes(offset_rad)
-    guesses = (np.where(bit == BITS, right, 1 - right) * _everything(optics) for bit in (0, 1))
+    guesses = (np.where(bit == BITS, right, 1 - right) * everything(optics) for bit in (0, 1))
     into_alice = strength * 10 ** (optics.transmitter_isolation_db / 10) * optics.clock_hz * PHOTON_J
     return Situation(branches=tuple(Branch(guess, outcomes) for guess in guesses), reverse_power_w=into_alice)
 
@@ -330,7 +266,7 @@ def _shifted(optics: LinkOptics, shift_s: float, gate_delay_s: float, offset_rad
             )
             light = optics.intensities[:, None, None, None] * optics.shares(offset_rad) * efficiencies
             outcomes = optics.clicks(line * optics.receiver_transmittance * light)
-            made.append(Branch(0.5 * _everything(optics), outcomes, shift_s=middle + at_s))
+            made.append(Branch(0.5 * everything(optics), outcomes, shift_s=middle + at_s))
         return made
 
     return Situation(branches=tuple(branches(_matched(optics, lambda x: _add(branches(x)), 1.0, offset_rad))))
@@ -437,12 +373,12 @@ def _bend(optics: LinkOptics, strength: float, offset_rad: float, elapsed_s: flo
 
 
 def _dimmed(optics: LinkOptics, extra_db: float, offset_rad: float) -> tuple[Branch, ...]:
-    return (Branch(_everything(optics), replace(optics, loss_db=optics.loss_db + extra_db).outcomes(offset_rad)),)
+    return (Branch(everything(optics), replace(optics, loss_db=optics.loss_db + extra_db).outcomes(offset_rad)),)
 
 
 def _cut(optics: LinkOptics, _strength: float, _offset_rad: float, _elapsed_s: float) -> Situation:
     """The fibre is cut."""
-    return Situation(branches=(Branch(_everything(optics), _silence(optics)),), is_dark=True)
+    return Situation(branches=(Branch(everything(optics), _silence(optics)),), is_dark=True)
 
 
 KINDS: dict[str, Kind] = {
@@ -460,6 +396,7 @@ KINDS: dict[str, Kind] = {
     "laser-seeding": Kind(_laser_seeding, 1.5, "times as bright"),
     "bend": Kind(_bend, 0.1, "dB more for each second"),
     "cut": Kind(_cut),
+    **FAULTS,
 }
 
 

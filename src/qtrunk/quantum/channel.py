@@ -15,10 +15,11 @@ import numpy as np
 
 from qtrunk import kernels
 from qtrunk.kernels import U64
-from qtrunk.quantum.attack import Attack, Branch, Situation
+from qtrunk.quantum.attack import Attack
 from qtrunk.quantum.dice import Dice
 from qtrunk.quantum.drift import DELAY_S_PER_KM, Drift, DriftSettings, DriftStep, expected_residual_rad
 from qtrunk.quantum.optics import BASES, STATES, LinkOptics
+from qtrunk.quantum.situation import Branch, Situation
 from qtrunk.stages import Octets, Positions
 from qtrunk.topology import Equipment
 

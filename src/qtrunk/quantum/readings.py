@@ -10,12 +10,12 @@ import numpy as np
 from scipy import special
 
 from qtrunk.kernels import F64, I64
-from qtrunk.quantum.attack import Situation
 from qtrunk.quantum.channel import Clicks
 from qtrunk.quantum.device import ARRIVAL_BINS, ReceiverReadings, TransmitterReadings
 from qtrunk.quantum.dice import Dice
 from qtrunk.quantum.drift import DriftStep
 from qtrunk.quantum.optics import PHOTON_J, LinkOptics, dbm, outcomes_of
+from qtrunk.quantum.situation import Situation
 
 TAP_FLOOR_W = 1e-10
 """What a tap photodiode shows in the dark: -70 dBm."""
@@ -112,7 +112,7 @@ class Readings:
 
     def _efficiency_ratio(self, situation: Situation) -> float:
         """A gate that the calibration put wrong sees pulses that come when they should less well."""
-        first, second = self.optics.detectors
+        first, second = (situation.optics or self.optics).detectors
         return float(second.efficiency_at(-situation.gate_delay_s)) / float(first.efficiency_at(0.0))
 
     def _histograms(self) -> list[list[int]]:
@@ -178,7 +178,7 @@ def _arrival_shares(optics: LinkOptics, situation: Situation) -> dict[float, F64
         each = np.array([np.sum(levels * (here[..., d] + both)) for d in (0, 1)]) / 8
         fires[branch.shift_s] = fires.get(branch.shift_s, np.zeros(2)) + each
     total = sum(fires.values(), np.zeros(2))
-    noise = np.minimum(optics.dark * (situation.afterpulse_factor > 0), total)
+    noise = np.minimum((situation.optics or optics).dark * (situation.afterpulse_factor > 0), total)
     shares = {
         shift_s: each * (1 - noise / np.maximum(total, 1e-300)) / np.maximum(total, 1e-300)
         for shift_s, each in fires.items()
