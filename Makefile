@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: scale soak setup demo test check validate reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
+.PHONY: scale soak setup demo test check validate diagnosis reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
 KILLS ?= 2000
 SEEDS ?= 1000
 STATES ?= 1000
@@ -46,6 +46,10 @@ validate: setup
 # What a national network costs by its size: writes docs/scale.md (some minutes).
 scale: setup
 	$(BIN)/python tools/scale_study.py
+
+# What the ends of a link make of attacks and faults: writes docs/diagnosis.md (some minutes).
+diagnosis: setup
+	$(BIN)/python tools/diagnosis_report.py
 
 # How often each bound behind a key's length is wrong: writes docs/soundness.md (about four minutes).
 soundness: setup

@@ -73,8 +73,8 @@ def check_transmitter(readings: TransmitterReadings, intensities: tuple[float, .
 
 def check_receiver(readings: ReceiverReadings, pulses: int) -> list[Finding]:
     """What is wrong with a receiver's readings of a block of so many pulses."""
-    if malformed := _malformed(readings):
-        return [Finding("readings", f"{malformed} is not what docs/device.md says")]
+    if wrong := malformed(readings):
+        return [Finding("readings", f"{wrong} is not what docs/device.md says")]
     found = []
     power = readings.entrance_power_dbm
     if power is not None and not power <= POWER_LIMIT_DBM:
@@ -99,7 +99,7 @@ def check_receiver(readings: ReceiverReadings, pulses: int) -> list[Finding]:
     return found
 
 
-def _malformed(readings: ReceiverReadings) -> str:
+def malformed(readings: ReceiverReadings) -> str:
     """The first reading whose shape is wrong, or nothing: a module that speaks nonsense must not stop a node."""
     for name, length in (("detector_clicks", 2), ("photocurrent_a", 2), ("attenuator_test", 4), ("gate_delays_s", 2)):
         values = getattr(readings, name)

@@ -1,0 +1,125 @@
+"""What is made of a block's observables: each kind by its name, and nothing of an honest block.
+
+Each of some twenty tests fails an unchanged link with FALSE_ALARM = 1e-9 a block, so a sign at all comes with less than
+1e-6; all seeds are fixed.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from quantum_links import EQUIPMENT
+
+from qtrunk.quantum import diagnosis, run
+from qtrunk.quantum.attack import Attack
+from qtrunk.quantum.channel import Channel
+from qtrunk.quantum.optics import of_equipment
+from qtrunk.quantum.readings import Readings
+from qtrunk.stages import Observations
+
+PULSES = 400_000_000
+LINK = of_equipment(replace(EQUIPMENT, gate_mismatch_s=20e-12), 9.4)
+
+
+class Watcher(Readings):
+    close = 0
+
+    def period(self, situation, step, clicks, pulses):
+        super().period(situation, step, clicks, pulses)
+        self.close += diagnosis.close_clicks(clicks.positions, self.optics.dead_pulses)
+
+
+def block(channel, seed):
+    watch = Watcher(channel.optics, channel.dice)
+    seconds = PULSES / channel.optics.clock_hz
+    (done,) = run.blocks(channel, seconds=seconds, seed=seed, block_pulses=PULSES, watch=lambda _: watch)
+    matched, wrong = run.ALICE_BASIS == run.BOB_BASIS, run.BIT != run.ALICE_BIT
+
+    def by_level(where):
+        return tuple(int(done.seen.counts[where & matched & (level == run.LEVEL)].sum()) for level in range(3))
+
+    counted = Observations(
+        intensities=channel.optics.source.intensities,
+        probabilities=channel.optics.source.exact_probabilities,
+        key_counts=by_level(run.ALICE_BASIS == 0),
+        test_counts=by_level(run.ALICE_BASIS == 1),
+        test_errors=by_level((run.ALICE_BASIS == 1) & wrong),
+    )
+    bob = diagnosis.seen_by_bob(done.seen.pulses, done.seen.clicks, watch.close, watch.receiver()).with_counts(counted)
+    return replace(bob, transmitter=watch.transmitter(), intensities=channel.optics.source.intensities)
+
+
+def learnt(link, seed):
+    norm, channel = diagnosis.norm_of(link), Channel(link, run.seed_of(seed, "norm"))
+    for number in range(diagnosis.LEARN_BLOCKS):
+        seen = block(channel, 100 * seed + number)
+        assert not diagnosis.signs(seen, norm).of
+        norm.learn(seen)
+    return norm
+
+
+NORM = learnt(LINK, 7)
+
+
+def after(attack, link=LINK, norm=NORM, seed=8):
+    channel = Channel(link, run.seed_of(seed, "light"))
+    channel.attack(attack)
+    return diagnosis.diagnose(diagnosis.signs(block(channel, seed), norm))
+
+
+def test_an_honest_link_is_said_to_be_as_it_should_be():
+    for seed in range(20):
+        assert [each.kind for each in after(Attack(), seed=seed)] == [diagnosis.NOTHING]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Attack("intercept-resend"),
+        Attack("photon-number-splitting"),
+        Attack("trojan-horse", 1.0, 1e-5),
+        Attack("blinding"),
+        Attack("blinding", 1.0, 0.01),
+        Attack("after-gate"),
+        Attack("time-shift"),
+        Attack("calibration"),
+        Attack("passive-faraday-mirror"),
+        Attack("laser-seeding"),
+        Attack("bend", 1.0, 10.0),
+        Attack("cut"),
+        Attack("dead-detector"),
+        Attack("weak-detector"),
+        Attack("dark-counts"),
+        Attack("afterpulsing", 1.0, 10.0),
+        Attack("transmitter-power"),
+        Attack("phase-drift"),
+    ],
+    ids=lambda attack: attack.kind,
+)
+def test_each_kind_is_named_first_and_with_a_reason(attack):
+    first = after(attack)[0]
+    assert first.kind == attack.kind
+    assert first.reason
+
+
+def test_pulses_without_phases_of_their_own_are_told_from_counted_photons():
+    link = replace(LINK, is_phase_random=False)
+    assert after(Attack("unambiguous-discrimination"), link)[0].kind == "unambiguous-discrimination"
+
+
+def test_what_the_proof_covers_and_nothing_shows_is_called_nothing():
+    assert after(Attack("beam-splitting"))[0].kind == diagnosis.NOTHING
+
+
+def test_a_node_without_monitors_still_judges_by_counts():
+    channel = Channel(LINK, run.seed_of(9, "light"))
+    channel.attack(Attack("photon-number-splitting"))
+    seen = replace(
+        block(channel, 9), receiver=None, transmitter=None, doubles=None, first=None, second=None, close=None
+    )
+    assert diagnosis.diagnose(diagnosis.signs(seen, NORM))[0].kind == "photon-number-splitting"
+
+
+def test_clicks_soon_after_others_are_counted():
+    assert diagnosis.close_clicks(np.array([0, 400, 401, 1000], np.uint64), 100) == 2
+    assert diagnosis.close_clicks(np.array([], np.uint64), 100) == 0
