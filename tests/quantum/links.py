@@ -5,10 +5,14 @@ from dataclasses import replace
 import numpy as np
 from scipy import stats
 
+from qtrunk.quantum import diagnosis, run
 from qtrunk.quantum.analytic import Expected
+from qtrunk.quantum.channel import Channel
 from qtrunk.quantum.optics import LinkOptics, of_equipment
+from qtrunk.quantum.readings import Readings
 from qtrunk.quantum.run import Observed
 from qtrunk.quantum.source import SourceSettings
+from qtrunk.stages import Observations
 from qtrunk.topology import Equipment
 
 EQUIPMENT = Equipment()
@@ -19,6 +23,34 @@ def optics(loss_db: float = 10.0, *, source: SourceSettings | None = None, detec
     made = of_equipment(EQUIPMENT, loss_db, source)
     detectors = tuple(replace(each, **(detector or {})) for each in made.detectors)
     return replace(made, **{"detectors": detectors, "paths": None, **changes})
+
+
+class _Watcher(Readings):
+    close = 0
+
+    def period(self, situation, step, clicks, pulses):
+        super().period(situation, step, clicks, pulses)
+        self.close += diagnosis.close_clicks(clicks.positions, self.optics.dead_pulses)
+
+
+def watched(channel: Channel, seed: int, pulses: int) -> tuple:
+    """One block: clicks, those soon after another, the counts of sifting, readings of receiver and transmitter."""
+    watch = _Watcher(channel.optics, channel.dice)
+    seconds = pulses / channel.optics.clock_hz
+    (done,) = run.blocks(channel, seconds=seconds, seed=seed, block_pulses=pulses, watch=lambda _: watch)
+    matched, wrong = run.ALICE_BASIS == run.BOB_BASIS, run.BIT != run.ALICE_BIT
+
+    def by_level(where):
+        return tuple(int(done.seen.counts[where & matched & (level == run.LEVEL)].sum()) for level in range(3))
+
+    counted = Observations(
+        intensities=channel.optics.source.intensities,
+        probabilities=channel.optics.source.exact_probabilities,
+        key_counts=by_level(run.ALICE_BASIS == 0),
+        test_counts=by_level(run.ALICE_BASIS == 1),
+        test_errors=by_level((run.ALICE_BASIS == 1) & wrong),
+    )
+    return done.seen.clicks, watch.close, counted, watch.receiver(), watch.transmitter()
 
 
 def p_values(link: LinkOptics, seen: Observed, want: Expected) -> dict[str, float]:

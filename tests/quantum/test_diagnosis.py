@@ -8,45 +8,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from quantum_links import EQUIPMENT
+from quantum_links import EQUIPMENT, watched
 
 from qtrunk.quantum import diagnosis, run
 from qtrunk.quantum.attack import Attack
 from qtrunk.quantum.channel import Channel
 from qtrunk.quantum.optics import of_equipment
-from qtrunk.quantum.readings import Readings
-from qtrunk.stages import Observations
 
 PULSES = 400_000_000
 LINK = of_equipment(replace(EQUIPMENT, gate_mismatch_s=20e-12), 9.4)
 
 
-class Watcher(Readings):
-    close = 0
-
-    def period(self, situation, step, clicks, pulses):
-        super().period(situation, step, clicks, pulses)
-        self.close += diagnosis.close_clicks(clicks.positions, self.optics.dead_pulses)
-
-
 def block(channel, seed):
-    watch = Watcher(channel.optics, channel.dice)
-    seconds = PULSES / channel.optics.clock_hz
-    (done,) = run.blocks(channel, seconds=seconds, seed=seed, block_pulses=PULSES, watch=lambda _: watch)
-    matched, wrong = run.ALICE_BASIS == run.BOB_BASIS, run.BIT != run.ALICE_BIT
-
-    def by_level(where):
-        return tuple(int(done.seen.counts[where & matched & (level == run.LEVEL)].sum()) for level in range(3))
-
-    counted = Observations(
-        intensities=channel.optics.source.intensities,
-        probabilities=channel.optics.source.exact_probabilities,
-        key_counts=by_level(run.ALICE_BASIS == 0),
-        test_counts=by_level(run.ALICE_BASIS == 1),
-        test_errors=by_level((run.ALICE_BASIS == 1) & wrong),
-    )
-    bob = diagnosis.seen_by_bob(done.seen.pulses, done.seen.clicks, watch.close, watch.receiver()).with_counts(counted)
-    return replace(bob, transmitter=watch.transmitter(), intensities=channel.optics.source.intensities)
+    clicks, close, counted, receiver, transmitter = watched(channel, seed, PULSES)
+    bob = diagnosis.seen_by_bob(PULSES, clicks, close, receiver).with_counts(counted)
+    return replace(bob, transmitter=transmitter, intensities=channel.optics.source.intensities)
 
 
 def learnt(link, seed):
