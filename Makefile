@@ -47,9 +47,9 @@ validate: setup
 scale: setup
 	$(BIN)/python tools/scale_study.py
 
-# What the ends of a link make of attacks and faults: writes docs/diagnosis.md (some minutes).
+# What the ends of a link make of attacks and faults: writes docs/diagnosis.md (about two minutes).
 diagnosis: setup
-	$(BIN)/python tools/diagnosis_report.py
+	$(BIN)/python tools/diagnosis_report.py --seeds 4
 
 # How often each bound behind a key's length is wrong: writes docs/soundness.md (about four minutes).
 soundness: setup

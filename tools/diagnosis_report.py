@@ -13,11 +13,14 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from scipy.stats import beta
+
 from qtrunk.quantum import diagnosis, run
-from qtrunk.quantum.attack import Attack
+from qtrunk.quantum.attack import KINDS, Attack
 from qtrunk.quantum.channel import Channel, drift_of
 from qtrunk.quantum.optics import of_equipment
 from qtrunk.quantum.readings import Readings
+from qtrunk.quantum.situation import NO_STRENGTH
 from qtrunk.stages import Observations
 from qtrunk.topology import Equipment
 
@@ -149,6 +152,40 @@ def judged(task: tuple[Attack, float, int]) -> list[tuple[str, float, str, str, 
     ]
 
 
+def _kinds(matrix: Counter) -> list[str]:
+    """All that was, nothing first."""
+    return sorted({was for was, _ in matrix}, key=lambda kind: (kind != "none", kind))
+
+
+def _matrix(matrix: Counter) -> list[str]:
+    """What was against what was said, as counts; right ones in bold."""
+    kinds = _kinds(matrix)
+    said = [diagnosis.NOTHING, *kinds[1:], *sorted({name for _, name in matrix} - {diagnosis.NOTHING, *kinds})]
+    lines = [
+        f"| what it was | {' | '.join(str(number) if number < len(kinds) else name for number, name in enumerate(said))} |",
+        "| --- |" + " --- |" * len(said),
+    ]
+    for number, kind in enumerate(kinds):
+        counts = [matrix[kind, name] for name in said]
+        cells = [f"**{count}**" if each == number and count else str(count or "") for each, count in enumerate(counts)]
+        lines.append(f"| {number} {kind} | {' | '.join(cells)} |")
+    return lines
+
+
+def _strengths(kind: str) -> str:
+    """The strengths of a kind's cases, with the share of pulses where it is not all of them."""
+    found = []
+    for attack in CASES:
+        if attack.kind != kind:
+            continue
+        known = KINDS[kind]
+        strength = known.strength if attack.strength is None else attack.strength
+        words = "" if known.meaning == NO_STRENGTH else f"{strength:g} {known.meaning}"
+        share = "" if attack.fraction == 1 else f"on {attack.fraction:.0%} of the pulses"
+        found.append(" ".join(filter(None, (words, share))) or "all of it")
+    return "; ".join(found)
+
+
 def page(rows: list[tuple[str, float, str, str, str]], seeds: range) -> str:
     """What the rows say, as Markdown."""
     matrix, right = Counter((row[0], row[2]) for row in rows), Counter()
@@ -156,27 +193,37 @@ def page(rows: list[tuple[str, float, str, str, str]], seeds: range) -> str:
         want = diagnosis.NOTHING if kind == "none" else kind
         right.update({(kind, end): each == want for end, each in enumerate(said)})
     honest = sum(count for (kind, _), count in matrix.items() if kind == "none")
-    false = honest - matrix["none", diagnosis.NOTHING]
+    false = sum(any(each != diagnosis.NOTHING for each in said) for kind, _, *said in rows if kind == "none")
+    most = beta.ppf(0.95, false + 1, honest - false)
     lines = [
         "# Diagnosis: what happened to a link",
         "",
         "Written by `make diagnosis` (tools/diagnosis_report.py) from simulated links; nothing in the table is typed in.",
         "`qtrunk.quantum.diagnosis` compares what the ends of a link saw of a block with what the link should show (the",
         "oracle for its topology, then its own honest blocks), and names what explains the differences. Each test has a",
-        "false-alarm probability of 1e-9 per block beside its tolerance; some twenty make a block.",
+        "false-alarm probability of 1e-9 per block beside its tolerance; some twenty make a block, so an unchanged link",
+        "should give a sign in less than one block of ten million.",
         "",
-        f"Blocks of {PULSES / EQUIPMENT.clock_hz:g} s, {', '.join(f'{km:g}' for km in KM)} km, {len(seeds)} seed(s) from",
-        f"{seeds[0]} on, {len(rows)} blocks in all. Of {honest} honest ones {false} gave any sign.",
-        "Thresholds were set on other seeds. The strengths are those of CASES in the tool.",
+        f"Blocks of {PULSES / EQUIPMENT.clock_hz:g} s, {', '.join(f'{km:g}' for km in KM)} km, seeds {seeds[0]} to {seeds[-1]},",
+        f"{len(CASES)} cases: {len(CASES) * len(KM) * len(seeds)} links, {len(rows)} blocks. Thresholds were set on other seeds.",
         "",
-        "| what it was | blocks | right, both ends together | right, Alice's end alone | right, Bob's end alone | said by both together |",
+        f"**False alarms:** of {honest} honest blocks {false} gave any sign at either end: the rate is below {most:.2g} with 95 %",
+        "confidence (Clopper and Pearson).",
+        "",
+        "## Confusion matrix",
+        "What was (rows) and what both ends together said first (columns, by the numbers of the rows; 0: nothing).",
+        "",
+        *_matrix(matrix),
+        "",
+        "## How often rightly",
+        "",
+        "| what it was | at strengths | blocks | right, both ends together | right, Alice's end alone | right, Bob's end alone |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
-    for kind in sorted({row[0] for row in rows}):
+    for kind in _kinds(matrix):
         total = sum(count for (was, _), count in matrix.items() if was == kind)
-        said = sorted(((count, name) for (was, name), count in matrix.items() if was == kind), reverse=True)
         shares = " | ".join(f"{right[kind, end] / total:.0%}" for end in range(3))
-        lines.append(f"| {kind} | {total} | {shares} | {', '.join(f'{name} {count}' for count, name in said)} |")
+        lines.append(f"| {kind} | {_strengths(kind)} | {total} | {shares} |")
     lines += [
         "",
         "## What cannot be told apart",
@@ -188,11 +235,26 @@ def page(rows: list[tuple[str, float, str, str, str]], seeds: range) -> str:
         "| photon-number splitting, unambiguous discrimination, over long lines | Both lose decoys. The double clicks that tell them apart fall with the light; both are named. |",
         "| bend, a transmitter that fades (at Bob's end), two detectors that fade alike | All are loss. Alice's end sees the power that leaves her. |",
         "| a bend of less than a tenth of the clicks, nothing | It is within the tolerance of a link's loss. |",
+        "| afterpulsing over short lines, dark counts | Where clicks are dense most of them follow on another by chance, and both make clicks without light. Both are named. |",
         "| a cut, a receiver without lock | Neither shows any click. |",
         "",
         "Alice's end sees her own monitors and the counts of sifting; Bob's sees his monitors and, where the block gets so",
-        "far, the same counts. The table is of blocks whose counts are known. Faults are set in a lab like attacks:",
-        "`qtrunk attack LINK dark-counts`. `quantum.diagnosis` is a library so far: a node's alarms do not use it.",
+        "far, the same counts. The tables are of blocks whose counts are known. Faults are set in a lab like attacks:",
+        "`qtrunk attack LINK dark-counts`.",
+        "",
+        "## Where it shows",
+        "",
+        "Each end of a link diagnoses each of its blocks by what it sees itself (`node.linkdiagnosis`). It decides nothing:",
+        "whether a block becomes key is for the proof and for the limits of the monitors.",
+        "",
+        "| where | what |",
+        "| --- | --- |",
+        "| `qtrunk status` | under the table, a line for each link: what is likeliest, why, and which end says so |",
+        "| `qtrunk status --format json`, `GET /admin/v1/status` | `diagnosis` of a link: at most two of `kind`, `weight` (signs it explains of those shown, 0 to 1) and `reason`, likeliest first, of the last block; empty: nothing happened. That of the lab has both ends' and `by` |",
+        "| alarms `LinkOff`, `MonitorLimit`, `QuantumChannelLoss`, `QberAboveAbort`, `QberRising`, `SkrBelowPlan` | at the end of the text: `; likely cut (12 clicks where 1070000 belong)` |",
+        "",
+        "A link that is bent a little and still makes key raises no alarm; its status says so. The norm is that of the end's",
+        "own honest blocks since the node started or its light was set anew; before three of them, the oracle's.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -87,6 +87,12 @@ def test_what_the_proof_covers_and_nothing_shows_is_called_nothing():
     assert after(Attack("beam-splitting"))[0].kind == diagnosis.NOTHING
 
 
+def test_noise_whose_reason_does_not_show_has_both_names():
+    signs = diagnosis.Signs()
+    signs.add("noise-up", 4.0, "4 times the clicks without light")
+    assert [each.kind for each in diagnosis.diagnose(signs)[:2]] == ["dark-counts", "afterpulsing"]
+
+
 def test_a_node_without_monitors_still_judges_by_counts():
     channel = Channel(LINK, run.seed_of(9, "light"))
     channel.attack(Attack("photon-number-splitting"))

@@ -110,8 +110,21 @@ class LabClient:
             "alice": alice,
             "bob": bob,
             "state": state,
+            "diagnosis": _diagnosis(ends),
             "ends": ends,
         }
+
+
+def _diagnosis(ends: dict[str, dict[str, object] | None]) -> list[dict[str, object]]:
+    """What either end makes of its last block, likeliest first, each kind once with the end that says it."""
+    found: dict[str, dict[str, object]] = {}
+    for role, end in ends.items():
+        said = (end or {}).get("diagnosis")
+        for each in said if isinstance(said, list) else []:
+            before = found.get(each["kind"])
+            if before is None or each["weight"] > before["weight"]:
+                found[each["kind"]] = {**each, "by": role}
+    return sorted(found.values(), key=lambda each: -float(str(each["weight"])))
 
 
 def _end(status: dict[str, object] | None, link: str) -> dict[str, object] | None:

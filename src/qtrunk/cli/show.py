@@ -74,7 +74,18 @@ def alarm_lines(status: dict[str, object]) -> list[Text]:
 
 def overview(status: dict[str, object]) -> RenderableType:
     """The links and what is wrong with them."""
-    return Group(link_table(status), *controller_lines(status), *alarm_lines(status))
+    return Group(link_table(status), *controller_lines(status), *diagnosis_lines(status), *alarm_lines(status))
+
+
+def diagnosis_lines(status: dict[str, object]) -> list[Text]:
+    """One line for each link to which something seems to have happened: what, why, by which end."""
+    links = status["links"]
+    assert isinstance(links, list)
+    return [
+        Text(f"{link['link']}: likely {first['kind']} ({first['reason']}), says its {first['by']}", "yellow")
+        for link in links
+        for first in (link.get("diagnosis") or [])[:1]
+    ]
 
 
 def controller_lines(status: dict[str, object]) -> list[Text]:

@@ -22,7 +22,7 @@ Calls are CPU work of up to some hundred milliseconds; the shell runs them in a 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -108,6 +108,8 @@ class Report:
 
     block: int
     figures: dict[str, object]
+    seen: Observations | None = None
+    """The counts that they were made of, where these are known."""
 
 
 Effect = Send | Hold | Release | Destroy | Unsettled | Report
@@ -294,7 +296,8 @@ class _Party(ABC):
             (k + t) / (count * p * (basis**2 + (1 - basis) ** 2))
             for k, t, p in zip(seen.key_counts, seen.test_counts, seen.probabilities, strict=True)
         ]
-        return self._report(qber_test=seen.test_qber, detections=clicks, sifted_bits=seen.key_total, gains=gains)
+        report = self._report(qber_test=seen.test_qber, detections=clicks, sifted_bits=seen.key_total, gains=gains)
+        return replace(report, seen=seen)
 
 
 class BlockAlice(_Party):

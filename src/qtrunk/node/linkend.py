@@ -17,6 +17,7 @@ from qtrunk.kms.store import KeyStore
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.authentication import LinkAuthentication
 from qtrunk.node.device import DeviceEvent, Module
+from qtrunk.node.linkdiagnosis import LinkDiagnosis, likely
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
 from qtrunk.plan.light import Answer, Light, Seen
@@ -57,6 +58,7 @@ class LinkRunner(LinkWorker[SessionEffect]):
         self._session = session
         self._authentication = authentication
         self._light = light
+        self._diagnosis = LinkDiagnosis(statistics.link, statistics.role)
         self._is_following = False
         self._module = module
         self._pool_octets_max = pool_octets_max
@@ -154,6 +156,7 @@ class LinkRunner(LinkWorker[SessionEffect]):
         except WireError as error:
             log.warning("link %s: %s", self.link, error)
             return session.dropped(event.block, str(error))
+        self._diagnosis.frame(event.block, positions)
         return session.frame(event.block, event.start, event.pulses, positions, bits)
 
     def _on_finished(self, event: device_messages.Finished) -> list[SessionEffect]:
@@ -162,13 +165,15 @@ class LinkRunner(LinkWorker[SessionEffect]):
         if pulses is None:  # a block that died meanwhile
             return []
         findings = self.statistics.note_finished(event, pulses)
+        self._diagnosis.finished(event, pulses)
         if not findings:
             self._alarms.clear(self.link, "MonitorLimit")
             if isinstance(self._session, LinkBob):
                 return self._session.finished(event.block, event.clicks)
             return self._session.finished(event.block)
         why = "; ".join(f"{finding.monitor}: {finding.text}" for finding in findings)
-        self._alarms.raise_alarm(self.link, "MonitorLimit", "critical", f"block {event.block}: {why}")
+        text = f"block {event.block}: {why}{likely(self._diagnosis.verdict(event.block))}"
+        self._alarms.raise_alarm(self.link, "MonitorLimit", "critical", text)
         return self._session.dropped(event.block, why, link_session.MONITOR)
 
     def _carry_out_one(self, effect: SessionEffect) -> None:
@@ -184,10 +189,13 @@ class LinkRunner(LinkWorker[SessionEffect]):
                 self.statistics.note_released(self._store.block_record(self.link, effect.block))
                 for type_ in ("LinkOff", "StorageFull", "ProtocolError"):
                     self._alarms.clear(self.link, type_)
+                self.statistics.note_verdict(self._diagnosis.released(effect.block))
             case Destroy():
                 self._destroy(effect)
             case Report():
                 self.statistics.note_report(effect)
+                if effect.seen is not None:
+                    self._diagnosis.counts(effect.block, effect.seen, int(str(effect.figures["detections"])))
                 gains, qber = effect.figures.get("gains"), effect.figures.get("qber_test")
                 if isinstance(gains, list) and isinstance(qber, float):
                     self._light.note(Seen(gain=gains[0], qber=qber))
@@ -199,11 +207,13 @@ class LinkRunner(LinkWorker[SessionEffect]):
     def _destroy(self, effect: Destroy) -> None:
         self._store.destroy(self.link, effect.block, effect.cause)
         self.statistics.note_destroyed(effect)
+        verdict = self._diagnosis.destroyed(effect.block)
         log.warning("link %s block %d destroyed (%s): %s", self.link, effect.block, effect.cause, effect.why)
         if effect.cause not in link_session.QUIET_CAUSES:
+            self.statistics.note_verdict(verdict)
             self._alarms.raise_alarm(
                 self.link,
                 "LinkOff",
                 "major",
-                f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}",
+                f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}{likely(verdict)}",
             )

@@ -7,7 +7,8 @@ operator must see at once that the light is not trusted now.
 
 import threading
 from collections import deque
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 
 import msgspec
 
@@ -18,6 +19,7 @@ from qtrunk.kms import vendorend
 from qtrunk.kms.store import PoolLevel
 from qtrunk.quantum import monitors
 from qtrunk.quantum.device import Attached, Finished
+from qtrunk.quantum.diagnosis import Hypothesis
 from qtrunk.stages import Pulses, Role
 from qtrunk.topology import Link
 
@@ -56,6 +58,8 @@ class LinkStatistics:
     figures: dict[str, object] = field(default_factory=dict)
     last_end: str = ""
     """Why the last block was destroyed; empty after a good one."""
+    verdict: tuple[Hypothesis, ...] = ()
+    """What may have happened to the last block, likeliest first; empty where nothing did."""
     readings: dict[str, object] = field(default_factory=dict)
     """What the own module's monitors said of the last block."""
     _clicks: tuple[int, float] | None = None
@@ -133,6 +137,10 @@ class LinkStatistics:
                 self.last_end = f"{effect.cause}: {effect.why}"
                 self._append(0, 0)
 
+    def note_verdict(self, verdict: Sequence[Hypothesis]) -> None:
+        """What this end makes of a block that ended."""
+        self.verdict = tuple(verdict)
+
     def _append(self, sifted_bits: int, secret_bits: int) -> None:
         self._recent.append(_Block(self.clock.monotonic_s(), self._light_s, sifted_bits, secret_bits))
 
@@ -182,6 +190,7 @@ class LinkStatistics:
             "loss_db": self.link.loss_db,
             "state": self.state(),
             "why": self.last_end,
+            "diagnosis": [asdict(each) for each in self.verdict],
             "sifted_bps": sifted_bps,
             "secret_bps": secret_bps,
             "pool_bits": 8 * level.total_octets if level else 0,

@@ -7,6 +7,8 @@ plan. The plan is that of `qtrunk rate` for the link's loss and equipment; a ven
 | QberAboveAbort | the last block died of its error rate | a good block |
 | QberRising | mean of BLOCKS blocks over 1.5 x plan + 0.5 % | under 1.25 x plan + 0.3 % |
 | SkrBelowPlan | for a minute under half of the plan | for half a minute over 70 % |
+
+Their texts end with what the end makes of its last block (`node.linkdiagnosis`), where it makes anything of it.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ import msgspec
 
 from qtrunk.control.threshold import Ladder, Step
 from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.linkdiagnosis import likely
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.plan.light import Expectation
 from qtrunk.stages import Role
@@ -74,11 +77,14 @@ class LinkWatch:
         link = self.statistics.link.id
         end = self.statistics.last_end
         is_abort = end.startswith("qber:")
-        self.board.set_alarm(is_abort, link, "QberAboveAbort", f"no key of the last block: {end}")
+        self._say(is_abort, link, "QberAboveAbort", f"no key of the last block: {end}")
         if self.plan is not None:
             self._look_at_light(link, self.plan, now_s)
             self._look_at_errors(link, self.plan, now_s)
             self._look_at_rate(link, self.plan, now_s, is_full=is_full)
+
+    def _say(self, is_up: bool, link: str, type_: str, text: str) -> None:
+        self.board.set_alarm(is_up, link, type_, text + likely(self.statistics.verdict))
 
     def _look_at_light(self, link: str, plan: Expectation, now_s: float) -> None:
         seen = self.statistics.light()
@@ -88,7 +94,7 @@ class LinkWatch:
         self._seen = (seen[0], self._seen[1])
         text = f"block {seen[0]} had {share:.1%} of the expected clicks: is there light on the fibre?"
         is_dark = self._light.note(share, now_s) is not None
-        self.board.set_alarm(is_dark, link, "QuantumChannelLoss", text)
+        self._say(is_dark, link, "QuantumChannelLoss", text)
 
     def _look_at_errors(self, link: str, plan: Expectation, now_s: float) -> None:
         block, qber = self.statistics.errors()
@@ -103,7 +109,7 @@ class LinkWatch:
             mean = sum(self._qber) / BLOCKS
             is_high = self._errors.note(-mean, now_s) is not None
             text = f"QBER {mean:.2%} over the last {BLOCKS} blocks; the plan says {plan.qber:.2%}"
-            self.board.set_alarm(is_high, link, "QberRising", text)
+            self._say(is_high, link, "QberRising", text)
 
     def _look_at_rate(self, link: str, plan: Expectation, now_s: float, *, is_full: bool) -> None:
         has_begun = self.statistics.released > 0 or now_s - self.begun_s > BEGIN_S
@@ -112,4 +118,4 @@ class LinkWatch:
         rate = self.statistics.rates_bps()[1]
         is_low = self._rate.note(rate / plan.secret_bps, now_s) is not None
         text = f"{rate:.0f} bit/s of secret key; the plan says {plan.secret_bps:.0f} bit/s"
-        self.board.set_alarm(is_low, link, "SkrBelowPlan", text)
+        self._say(is_low, link, "SkrBelowPlan", text)

@@ -483,7 +483,7 @@ def _in_counts(found: Signs) -> list[Named]:
     if found.has("close", "noise-up"):
         made += [("afterpulsing", 0.6, ("close", "noise-up", "errors"))]
     if found.has("noise-up"):
-        made += [("dark-counts", 0.5, ("noise-up", "errors", "more"))]
+        made += [("dark-counts", 0.5, ("noise-up", "errors", "more")), ("afterpulsing", 0.45, ("noise-up", "errors"))]
     if found.has("errors"):
         made += [("phase-drift", 0.4, ("errors", "phase")), ("intercept-resend", 0.2, ("errors",))]
     if found.has("phase"):

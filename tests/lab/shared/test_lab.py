@@ -254,6 +254,7 @@ def test_a_changed_file_leaves_nothing_and_the_genuine_one_still_opens(small_lab
 def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_lab):
     client, other = small_lab.client(BANK), small_lab.client(SHOP)
     before = small_lab.links()["ada-bert"]
+    assert before["diagnosis"] == []
     small_lab.qtrunk("attack", "ada-bert", "intercept-resend", "--fraction", "0.5")
     try:
 
@@ -270,7 +271,12 @@ def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_la
         alarms = [a for node in status["nodes"] for a in node["alarms"]["active"] if a["resource"] == "ada-bert"]
         types = {alarm["type"] for alarm in alarms}
         assert {"LinkOff"} <= types <= {"LinkOff", "QberAboveAbort", "QberRising", "SkrBelowPlan"}
-        assert all("QBER" in alarm["text"] for alarm in alarms if alarm["type"] == "LinkOff")
+        texts = [alarm["text"] for alarm in alarms if alarm["type"] == "LinkOff"]
+        assert all("QBER" in text for text in texts)
+        # The end that gave the block up has counted it; the other one has its monitors alone.
+        assert any("intercept-resend (" in text for text in texts), texts
+        assert "intercept-resend" in {each["kind"] for each in small_lab.links()["ada-bert"]["diagnosis"]}
+        assert small_lab.links()["bert-cleo"]["diagnosis"] == []
         assert small_lab.links()["bert-cleo"]["state"] == "ACTIVE"
         # What was made before stays good, and no block of now is added.
         released = small_lab.links()["ada-bert"]["blocks_released"]
@@ -281,6 +287,7 @@ def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_la
     finally:
         small_lab.qtrunk("attack", "ada-bert", "none")
     small_lab.wait_for(lambda links: links["ada-bert"]["state"] == "ACTIVE", "recovery")
+    small_lab.wait_for(lambda links: not links["ada-bert"]["diagnosis"], "a block to which nothing happened")
     # What is judged by the mean of some time (QberRising, SkrBelowPlan) stays up for a while.
     active = [a for node in small_lab.status()["nodes"] for a in node["alarms"]["active"]]
     assert {a["type"] for a in active if a["resource"] == "ada-bert"} <= {"QberRising", "SkrBelowPlan"}

@@ -1,0 +1,96 @@
+"""What one end of a link makes of its blocks: observables in, block by block, hypotheses for the operator out.
+
+Each end judges by what it sees itself: its module's monitors, and the counts of sifting where a block gets so far. The
+norm is the oracle's for the topology and this setting of the light, then that of the end's own honest blocks. Nothing
+is decided by it: whether a block becomes key is for the proof and the monitors' limits (quantum.monitors).
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from qtrunk.quantum import diagnosis
+from qtrunk.quantum.device import Finished
+from qtrunk.quantum.diagnosis import Hypothesis
+from qtrunk.quantum.optics import of_equipment
+from qtrunk.quantum.source import SourceSettings
+from qtrunk.stages import Observations, Positions, Pulses, Role
+from qtrunk.topology import Link
+
+BLOCKS_MAX = 16
+"""Blocks whose observables wait for their end; older ones go."""
+HYPOTHESES_MAX = 2
+"""Named; what is less likely would only confuse."""
+
+
+class LinkDiagnosis:
+    """Of one link end; for its worker thread alone."""
+
+    def __init__(self, link: Link, role: Role) -> None:
+        self._link = link
+        self._role = role
+        self._light: SourceSettings | None = None
+        self._norm: diagnosis.Norm | None = None
+        self._dead_pulses = round(link.equipment.dead_time_s * link.equipment.clock_hz)
+        self._close: dict[int, int] = {}
+        self._seen: dict[int, diagnosis.Seen] = {}
+
+    def frame(self, block: int, positions: Positions) -> None:
+        """A slice's clicks."""
+        here = diagnosis.close_clicks(positions, self._dead_pulses)
+        self._close[block] = self._close.get(block, 0) + here
+        _forget(self._close)
+
+    def finished(self, event: Finished, pulses: Pulses) -> None:
+        """The light of a block is over."""
+        self._note_light(pulses)
+        if self._role is Role.BOB and event.clicks is not None:
+            close = self._close.pop(event.block, 0)
+            seen = diagnosis.seen_by_bob(pulses.count, event.clicks, close, event.receiver)
+        else:
+            seen = diagnosis.Seen(pulses=pulses.count, transmitter=event.transmitter, intensities=pulses.intensities)
+        self._seen[event.block] = seen
+        _forget(self._seen)
+
+    def counts(self, block: int, observations: Observations, detections: int) -> None:
+        """What both ends know of a block after sifting."""
+        if block in self._seen:
+            self._seen[block] = replace(self._seen[block], clicks=float(detections)).with_counts(observations)
+
+    def verdict(self, block: int) -> list[Hypothesis]:
+        """What may have happened to a block, likeliest first; empty where nothing did, or nothing is known of it."""
+        if self._norm is None or block not in self._seen:
+            return []
+        ranked = diagnosis.diagnose(diagnosis.signs(self._seen[block], self._norm))
+        return [each for each in ranked[:HYPOTHESES_MAX] if each.kind != diagnosis.NOTHING]
+
+    def released(self, block: int) -> list[Hypothesis]:
+        """A block became key: its verdict; one without any becomes part of the norm."""
+        verdict = self.verdict(block)
+        seen = self._seen.pop(block, None)
+        if not verdict and seen is not None and seen.levels is not None and self._norm is not None:
+            self._norm.learn(seen)
+        return verdict
+
+    def destroyed(self, block: int) -> list[Hypothesis]:
+        """A block died: its verdict."""
+        verdict = self.verdict(block)
+        self._seen.pop(block, None)
+        return verdict
+
+    def _note_light(self, pulses: Pulses) -> None:
+        """Under other settings of the source a link shows other figures."""
+        light = SourceSettings(pulses.intensities, pulses.probabilities, pulses.key_basis_probability)
+        if light != self._light:
+            self._light = light
+            self._norm = diagnosis.norm_of(of_equipment(self._link.equipment, self._link.loss_db, light))
+
+
+def likely(verdict: Sequence[Hypothesis]) -> str:
+    """The end of an alarm's text."""
+    return "; likely " + "; or ".join(map(str, verdict)) if verdict else ""
+
+
+def _forget(blocks: dict[int, int] | dict[int, diagnosis.Seen]) -> None:
+    """Blocks that never came to an end here."""
+    while len(blocks) > BLOCKS_MAX:
+        del blocks[min(blocks)]

@@ -1,0 +1,178 @@
+"""What a link end says of what happened to its link: in its status and in the text of its alarms.
+
+An unchanged link gives any sign with a chance below 1e-6 a block (quantum.diagnosis); all seeds are fixed.
+"""
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "quantum"))
+from links import watched
+
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.distil import session as link_session
+from qtrunk.distil.parties import Destroy, Release, Report
+from qtrunk.distil.session import LinkAlice, LinkBob
+from qtrunk.node.alarms import AlarmBoard
+from qtrunk.node.linkdiagnosis import BLOCKS_MAX, LinkDiagnosis
+from qtrunk.node.linkend import LinkRunner
+from qtrunk.node.linkstate import LinkStatistics
+from qtrunk.node.linkwatch import LinkWatch
+from qtrunk.plan.light import Expectation, Light
+from qtrunk.quantum import device, run
+from qtrunk.quantum.attack import Attack
+from qtrunk.quantum.channel import Channel
+from qtrunk.quantum.optics import of_equipment
+from qtrunk.stages import Role
+from qtrunk.topology import Node, trunk
+
+(LINK,) = trunk("t", [Node(id=NodeId("a")), Node(id=NodeId("b"))], [(40, 9.4)]).links
+LINK = replace(LINK, equipment=replace(LINK.equipment, gate_mismatch_s=20e-12))
+PULSES = replace(Light(LINK).pulses(1), count=400_000_000)
+
+
+class Clock:
+    def monotonic_s(self) -> float:
+        return 1.0
+
+    def unix_s(self) -> float:
+        return 1.7e9
+
+
+class Words:
+    """The part of a session that a runner asks about a block's light."""
+
+    def pulses_of(self, block):
+        return replace(PULSES, block=block)
+
+    def finished(self, *_block):
+        return []
+
+    def dropped(self, block, why, cause=link_session.DEVICE):
+        return [Destroy(block, cause, why)]
+
+
+class AliceWords(Words, LinkAlice):
+    def __init__(self):
+        """Nothing but the words above."""
+
+
+class BobWords(Words, LinkBob):
+    def __init__(self):
+        """Nothing but the words above."""
+
+
+class End:
+    """One link end that is shown blocks of a simulated fibre; what key comes of them nobody here knows."""
+
+    def __init__(self, role: Role) -> None:
+        self.role, self.block, self.alarms = role, 0, AlarmBoard(Clock())
+        self.optics = of_equipment(LINK.equipment, LINK.loss_db)
+        self.channel = Channel(self.optics, run.seed_of(7, "light"))
+        record = {"auth_octets": 0, "octets": 1, "sifted_bits": 1}
+        store = SimpleNamespace(release=lambda *_: None, destroy=lambda *_: None, block_record=lambda *_: record)
+        self.runner = LinkRunner(
+            link=LINK.id,
+            session=AliceWords() if role is Role.ALICE else BobWords(),
+            authentication=SimpleNamespace(pool=None),
+            light=Light(LINK),
+            module=None,
+            store=store,
+            alarms=self.alarms,
+            clock=Clock(),
+            pool_octets_max=1,
+            statistics=LinkStatistics(LINK, role, Clock()),
+        )
+
+    def shine(self, cause: str | None = None, attack: Attack | None = None) -> list[str]:
+        """A block that becomes key, or dies of `cause`; the kinds that are named then."""
+        if attack is not None:
+            self.channel.attack(attack)
+        self.block += 1
+        clicks, _, counted, receiver, transmitter = watched(self.channel, 70 + self.block, PULSES.count)
+        said = {"clicks": clicks, "receiver": receiver} if self.role is Role.BOB else {"transmitter": transmitter}
+        effects = self.runner._on_module(device.Finished(block=self.block, real_time_factor=1.0, **said))
+        if not effects:
+            figures = {"detections": clicks, "gains": [0.0], "qber_test": counted.test_qber}
+            effects = [Report(self.block, figures, counted)]
+            effects += [Release(self.block)] if cause is None else [Destroy(self.block, cause, "it had to be")]
+        for effect in effects:
+            self.runner._carry_out_one(effect)
+        return [each["kind"] for each in self.runner.statistics.as_json()["diagnosis"]]
+
+    def text(self, type_: str) -> str:
+        return next((alarm.text for alarm in self.alarms.of(LinkId(LINK.id)) if alarm.type == type_), "")
+
+
+def test_bobs_end_names_what_happened_in_status_and_alarms():
+    async def work() -> None:
+        end = End(Role.BOB)
+        for _ in range(4):
+            assert end.shine() == []
+        assert not end.alarms.of(LinkId(LINK.id))
+        assert end.shine(attack=Attack("bend", 1.0, 10.0))[0] == "bend"
+        assert "of the clicks" in end.runner.statistics.as_json()["diagnosis"][0]["reason"]
+        assert end.shine("qber", Attack("intercept-resend"))[0] == "intercept-resend"
+        assert "cause qber: it had to be; likely intercept-resend (" in end.text("LinkOff")
+        assert end.shine("no-key", Attack("cut")) == ["cut"]
+        assert "; likely cut (" in end.text("LinkOff")
+        watch = LinkWatch(
+            end.runner.statistics, end.alarms, 0.0, Expectation(gain=0.1, clicks=0.01, qber=0.01, secret_bps=1e5)
+        )
+        watch.look(1.0, is_full=False)
+        assert "; likely cut (" in end.text("QuantumChannelLoss")
+        assert end.shine(attack=Attack("blinding"))[0] == "blinding"
+        assert "; likely blinding (" in end.text("MonitorLimit")
+        assert "; likely blinding (" in end.text("LinkOff")
+        assert end.shine(attack=Attack()) == []
+        assert not end.text("LinkOff")
+
+    asyncio.run(work())
+
+
+def test_alices_end_names_light_that_comes_into_her_module():
+    async def work() -> None:
+        end = End(Role.ALICE)
+        for _ in range(4):
+            assert end.shine() == []
+        assert end.shine(attack=Attack("trojan-horse"))[0] == "trojan-horse"
+        assert "; likely trojan-horse (" in end.text("MonitorLimit")
+
+    asyncio.run(work())
+
+
+def test_quiet_ends_of_a_block_leave_the_last_word_alone():
+    async def work() -> None:
+        end = End(Role.BOB)
+        for _ in range(3):
+            end.shine()
+        assert end.shine("qber", Attack("intercept-resend"))[0] == "intercept-resend"
+        end.runner._carry_out_one(Destroy(99, link_session.DEVICE, "the module began anew"))
+        assert end.runner.statistics.as_json()["diagnosis"][0]["kind"] == "intercept-resend"
+
+    asyncio.run(work())
+
+
+def test_blocks_that_never_end_are_forgotten():
+    diagnosis = LinkDiagnosis(LINK, Role.ALICE)
+    for block in range(3 * BLOCKS_MAX):
+        diagnosis.finished(device.Finished(block=block, real_time_factor=1.0), replace(PULSES, block=block))
+        diagnosis.frame(block, np.array([1, 2], np.uint64))
+    assert len(diagnosis._seen) == len(diagnosis._close) == BLOCKS_MAX
+    assert diagnosis.verdict(0) == []
+
+
+def test_other_light_is_judged_by_its_own_norm():
+    diagnosis = LinkDiagnosis(LINK, Role.BOB)
+    diagnosis.finished(device.Finished(block=1, real_time_factor=1.0, clicks=0), PULSES)
+    before = diagnosis._norm
+    diagnosis.finished(device.Finished(block=2, real_time_factor=1.0, clicks=0), replace(PULSES, block=2))
+    assert diagnosis._norm is before
+    weaker = replace(PULSES, block=3, intensities=tuple(0.5 * each for each in PULSES.intensities))
+    diagnosis.finished(device.Finished(block=3, real_time_factor=1.0, clicks=0), weaker)
+    assert diagnosis._norm.oracle.clicks < before.oracle.clicks
