@@ -237,18 +237,17 @@ def test_a_node_may_stop_at_any_write(script, node):
 
 @pytest.mark.parametrize("node", ["a", "c"])
 def test_a_write_may_fail_or_be_said_to(node):
-    """And the process goes on."""
+    """And the process goes on. By turns it is not on the disk, and is."""
     count = play(outgoing).writes_in_danger[NodeId(node)]
     for number in range(1, count + 1):
-        for is_after in (False, True):
-            assert play(outgoing, Chaos(writes={(node, number, is_after): StoreError})).stops == 1
+        assert play(outgoing, Chaos(writes={(node, number, number % 2 == 0): StoreError})).stops == 1
 
 
 NOTES = ("foreign-export", "foreign-exported", "foreign-given")
 STOPS = st.tuples(st.sampled_from("ac"), st.integers(1, 60), st.booleans())
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     seed=st.integers(0, 1 << 32),
     loss=st.sampled_from([0.0, 0.1, 0.3]),
