@@ -32,6 +32,11 @@ host = "localhost"
 port = {log}
 transport = "tls"
 ca_certificate = "{ca}"
+[snmp.noc]
+host = "127.0.0.1"
+port = {traps}
+version = "2c"
+community_file = "{community}"
 [mail.noc]
 host = "localhost"
 port = {mail}
@@ -93,10 +98,17 @@ def test_an_alarm_that_comes_and_goes_reaches_every_receiver(node):
         web_server(server, []) as (web_port, web),
         stream_server(server) as (log_port, log),
         mail_server(server) as (mail_port, mail),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as traps,
     ):
-        ports = {"web": web_port, "log": log_port, "mail": mail_port}
-        (Path(config.directory) / "alarms.toml").write_text(RECEIVERS.format(**ports, ca=server.ca_certificate))
+        traps.bind(("127.0.0.1", 0))
+        traps.settimeout(20)
+        community = Path(config.directory) / "community"
+        community.write_text("trunk")
+        ports = {"web": web_port, "log": log_port, "mail": mail_port, "traps": traps.getsockname()[1]}
+        text = RECEIVERS.format(**ports, ca=server.ca_certificate, community=community)
+        (Path(config.directory) / "alarms.toml").write_text(text)
         asyncio.run(scenario(web, log, mail))
+        datagrams = [traps.recv(65536) for _ in range(2)]
     notices = [msgspec.json.decode(body) for _, _, _, body in web.items]
     assert [(one["network"], one["node"], one["type"], one["severity"]) for one in notices] == [
         ("one", "a", "CertificateUnreadable", "major"),
@@ -107,6 +119,8 @@ def test_an_alarm_that_comes_and_goes_reaches_every_receiver(node):
     ):
         assert message.startswith((b"<130>1 ", b"<133>1 ")[number])
         assert b'perceivedSeverity="' + severity in message
+        # The OIDs of qtrunkAlarmRaised and qtrunkAlarmCleared, as BER has them (test_snmp has a receiver that decodes).
+        assert bytes([0x2B, 6, 1, 4, 1, 0x81, 0xFD, 0x59, 1, 0, 1 + number]) in datagrams[number]
         assert f"Subject: [one a] {severity.decode()}: CertificateUnreadable on certificate" in text
 
 

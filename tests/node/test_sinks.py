@@ -116,10 +116,10 @@ def test_syslog_over_streams_counts_octets_and_connects_again(credentials, trans
         sink = Syslog(settings)
         sink.send([NOTICE, NOTICE])
         received.wait(2)
-        sink._close()
+        sink.close()
         sink.send([NOTICE])
         assert all(HEADER.fullmatch(one) for one in received.wait(3))
-        sink._close()
+        sink.close()
 
 
 def test_syslog_over_tls_wants_the_right_certificate(credentials, tmp_path):
@@ -199,9 +199,12 @@ class Recorder:
         for one in notices:
             self.received.add((one.type, one.severity))
 
+    def close(self):
+        pass
+
 
 @pytest.fixture
-def told(monkeypatch):
+def told(monkeypatch, tmp_path):
     clock, recorder = ManualClock(), Recorder()
     monkeypatch.setattr(dispatch, "Webhook", lambda _settings: recorder)
     monkeypatch.setattr(dispatch, "PAUSE_S", 0.0)
@@ -209,7 +212,7 @@ def told(monkeypatch):
 
     def begin(**settings):
         hook = WebhookSettings(url="https://localhost/", **settings)
-        told.dispatch = dispatch.Dispatch(SinkSettings(webhook={"x": hook}), "line", "a", board, clock)
+        told.dispatch = dispatch.Dispatch(SinkSettings(webhook={"x": hook}), "line", "a", board, clock, tmp_path)
 
     def later(seconds=dispatch.SETTLE_S):
         clock.now_s += seconds
@@ -304,6 +307,12 @@ url = "https://chat.example.org/hook"
 [syslog.noc]
 host = "log.example.org"
 transport = "tls"
+[snmp.noc]
+host = "traps.example.org"
+version = "3"
+user = "qtrunk"
+authentication_file = "/etc/qtrunk/a"
+privacy_file = "/etc/qtrunk/p"
 [mail.noc]
 host = "mail.example.org"
 sender = "qtrunk@example.org"
@@ -330,6 +339,9 @@ def test_the_file_is_read_and_none_is_no_receiver(tmp_path):
         ('["noc@example.org"]', "[]", "to"),
         ('["noc@example.org"]', '["a@b\\nBcc: c@d"]', "to"),
         ('host = "mail', 'user = "u"\nhost = "mail', "password_file"),
+        ('"3"', '"1"', "version"),
+        ('"3"', '"2c"', "snmp.noc.user: is not for version 2c"),
+        ("user =", "community_file =", "snmp.noc.user: is needed for version 3"),
         ("[mail.noc]", "[pigeon.x]\n[mail.noc]", "pigeon"),
         ("[mail.noc]", "[mail.noc", "alarms.toml"),
     ],

@@ -26,6 +26,7 @@ from qtrunk.control.catalogue import CATALOGUE
 from qtrunk.control.networkview import Row, Shown, merged
 from qtrunk.control.rootcause import Correlation, Route
 from qtrunk.node.lab import Lab
+from qtrunk.node.sinks import snmp
 from qtrunk.relay.route import route
 from qtrunk.topology import Topology
 
@@ -33,6 +34,7 @@ _PATH = "/admin/v1/alarms"
 _STYLES = {"critical": "bold red", "major": "red", "minor": "yellow", "warning": "cyan"}
 _TIME = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WITHOUT_NODES = frozenset({"catalogue", "mib", "engine-id"})
 _COLUMNS = ("ID", "severity", "alarm", "on", "since", "nodes", "operator", "what")
 
 
@@ -70,7 +72,7 @@ def alarms(
     state: Path,
 ) -> None:
     """List the alarms of all nodes, each root with what follows from it. Exit status 1 if a node does not answer."""
-    if context.invoked_subcommand == "catalogue":
+    if context.invoked_subcommand in _WITHOUT_NODES:
         return
     found = _network(urls, credentials, file, state)
     context.obj = found
@@ -264,3 +266,17 @@ def alarms_catalogue(format_: str) -> None:
         return
     rows = [(row.type, row.severity, row.on, row.meaning, row.remedy) for row in CATALOGUE.values()]
     show.console().print(show.plain_table("alarm types", ("type", "severity", "on", "means", "do"), rows))
+
+
+@alarms.command("mib")
+def alarms_mib() -> None:
+    """Print QTRUNK-ALARM-MIB, for receivers of SNMP notifications."""
+    click.echo(snmp.MIB.read_text(encoding="ascii"), nl=False)
+
+
+@alarms.command("engine-id")
+@click.argument("network_name", metavar="NETWORK")
+@click.argument("node")
+def alarms_engine_id(network_name: str, node: str) -> None:
+    """Print the SNMP engine ID of NODE of NETWORK (the topology's name), for receivers of traps of version 3."""
+    click.echo(f"0x{snmp.engine_id(network_name, node).hex()}")

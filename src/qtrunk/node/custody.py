@@ -77,7 +77,8 @@ class Custody:
         self._clock = clock
         self._alarms = AlarmBoard(clock, Path(config.directory) / "alarms.db")
         sinks = load_sinks(Path(config.directory) / "alarms.toml")
-        self._dispatch = Dispatch(sinks, str(config.topology.get("name", "")), config.node, self._alarms, clock)
+        network = str(config.topology.get("name", ""))
+        self._dispatch = Dispatch(sinks, network, config.node, self._alarms, clock, Path(config.directory))
         self._keys = keys_of(config)
         self._unsealing = Unsealing(self._keys, clock)
         self._is_entering = False

@@ -9,6 +9,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 
 from qtrunk.base.ports import Clock
 from qtrunk.control.alarms import Alarm, Severity
@@ -18,6 +20,7 @@ from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.sinks.mail import Mail
 from qtrunk.node.sinks.notice import Notice, Sink, SinkError
 from qtrunk.node.sinks.settings import Common, SinkSettings
+from qtrunk.node.sinks.snmp import Engine, Snmp
 from qtrunk.node.sinks.syslog import Syslog
 from qtrunk.node.sinks.webhook import Webhook
 
@@ -83,6 +86,12 @@ class Outlet:
         self._thread.join(timeout_s)
 
     def _work(self) -> None:
+        try:
+            self._serve()
+        finally:
+            self._sink.close()
+
+    def _serve(self) -> None:
         while True:
             with self._wake:
                 while not self._queue and not self._stopping.is_set():
@@ -116,7 +125,10 @@ class Outlet:
 class Dispatch:
     """One node's receivers."""
 
-    def __init__(self, settings: SinkSettings, network: str, node: str, board: AlarmBoard, clock: Clock) -> None:
+    def __init__(
+        self, settings: SinkSettings, network: str, node: str, board: AlarmBoard, clock: Clock, directory: Path
+    ) -> None:
+        """`directory`: the node's. ConfigError where what a receiver needs is not installed."""
         self._network, self._node = network, node
         self._board = board
         self._clock = clock
@@ -124,6 +136,7 @@ class Dispatch:
             ("webhook", settings.webhook, Webhook),
             ("syslog", settings.syslog, Syslog),
             ("mail", settings.mail, Mail),
+            ("snmp", settings.snmp, partial(Snmp, engine=Engine(directory, network, node))),
         ]
         self._outlets = [
             Outlet(f"{kind} {name}", make(one), one, board)

@@ -45,6 +45,9 @@ class Mail:
         except (OSError, smtplib.SMTPException, ValueError) as error:
             raise SinkError(f"mail server {settings.host}: {type(error).__name__}") from None
 
+    def close(self) -> None:
+        """See Sink: nothing is held between two messages."""
+
 
 def digest(notices: list[Notice], sender: str, to: list[str]) -> EmailMessage:
     """The message."""

@@ -45,3 +45,6 @@ class Sink(Protocol):
 
     def send(self, notices: list[Notice]) -> None:
         """Deliver, or SinkError."""
+
+    def close(self) -> None:
+        """Let go of what it holds; from the same thread as `send`."""

@@ -2,6 +2,8 @@
 
     [webhook.NAME]  url, ca_certificate?, token_file?, least?, roots_only?
     [syslog.NAME]   host, port?, transport? (udp, tcp, tls), facility?, ca_certificate?, certificate?, private_key?, …
+    [snmp.NAME]     host, port?, is_confirmed?, version? (3, 2c), community_file (2c),
+                    user, authentication?, authentication_file, privacy?, privacy_file (3), …
     [mail.NAME]     host, port?, tls? (starttls, implicit, none), sender, to, user?, password_file?, interval_s?, …
 
 `least` is the mildest severity that is told (`warning`); `roots_only` leaves out what follows from something else
@@ -66,12 +68,29 @@ class MailSettings(Common, frozen=True, kw_only=True):
     roots_only: bool = True
 
 
+class SnmpSettings(Common, frozen=True, kw_only=True):
+    """`[snmp.NAME]`."""
+
+    host: str
+    port: Port = 162
+    version: Literal["3", "2c"] = "3"
+    is_confirmed: bool = False
+    """Informs instead of traps."""
+    user: Annotated[str, msgspec.Meta(min_length=1, max_length=32)] | None = None
+    authentication: Literal["sha-1", "sha-256", "sha-512"] = "sha-256"
+    authentication_file: str | None = None
+    privacy: Literal["aes-128", "aes-256"] = "aes-128"
+    privacy_file: str | None = None
+    community_file: str | None = None
+
+
 class SinkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
     webhook: dict[str, WebhookSettings] = {}
     syslog: dict[str, SyslogSettings] = {}
     mail: dict[str, MailSettings] = {}
+    snmp: dict[str, SnmpSettings] = {}
 
 
 def load(path: Path) -> SinkSettings:
@@ -93,6 +112,7 @@ def load(path: Path) -> SinkSettings:
             problems.append(f"{path}: mail.{name}: user and password_file go together")
         if one.user is not None and one.tls == "none":
             problems.append(f"{path}: mail.{name}.tls: a password is not sent in the clear")
+    problems += [f"{path}: snmp.{name}.{problem}" for name, one in settings.snmp.items() for problem in _lacks(one)]
     if problems:
         raise ConfigError(problems)
     return settings
@@ -104,3 +124,14 @@ def _is_https(url: str) -> bool:
         return parts.scheme == "https" and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
     except ValueError:
         return False
+
+
+def _lacks(one: SnmpSettings) -> list[str]:
+    """What the version of a receiver needs and has not, or has and cannot use."""
+    fields = {"3": ("user", "authentication_file", "privacy_file"), "2c": ("community_file",)}
+    return [
+        f"{name}: {'is needed' if version == one.version else 'is not'} for version {one.version}"
+        for version, names in fields.items()
+        for name in names
+        if (getattr(one, name) is None) == (version == one.version)
+    ]

@@ -38,7 +38,7 @@ class Syslog:
                 else:
                     self._stream().sendall(f"{len(message)} ".encode() + message)
         except OSError as error:
-            self._close()
+            self.close()
             raise SinkError(f"{self._where}: {error.strerror or type(error).__name__}") from error
 
     def _send_datagram(self, message: bytes) -> None:
@@ -51,7 +51,7 @@ class Syslog:
     def _stream(self) -> socket.socket:
         """The connection; a new one where the receiver has closed the old one, which `send` alone would not notice."""
         if self._socket is not None and _is_closed(self._socket):
-            self._close()
+            self.close()
         if self._socket is None:
             made = socket.create_connection((self._settings.host, self._settings.port), TIMEOUT_S)
             if self._settings.transport == "tls":
@@ -66,7 +66,8 @@ class Syslog:
             self._socket = made
         return self._socket
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """See Sink."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -32,6 +32,9 @@ class Webhook:
         for notice in notices:
             self._post(msgspec.json.encode(notice))
 
+    def close(self) -> None:
+        """See Sink: nothing is held between two messages."""
+
     def _post(self, body: bytes) -> None:
         target = (self._url.path or "/") + (f"?{self._url.query}" if self._url.query else "")
         headers = {"Content-Type": "application/json"}
