@@ -143,6 +143,8 @@ class Node:
     stream_api_port: int = 0
     skip_api_port: int = 0
     sdn_api_port: int = 0
+    trust: float = 1.0
+    """Routes count a hop into this node as 1 / trust hops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +226,8 @@ class Tenant:
     epsilon_max: float = 1.0
     """Of the QKD under a key, all hops together."""
     hops_max: int | None = None
+    avoid: tuple[str, ...] = ()
+    """IDs of nodes that keys of this tenant may not pass; one may begin or end there."""
     routes_min: int = 1
     """Disjoint routes whose shares make a key: who has fewer of them knows nothing of it."""
     routes_spare: int = 0
@@ -303,6 +307,14 @@ class Topology:
         return {frozenset((link.alice, link.bob)): link for link in self.links}
 
     @cached_property
+    def _links_by_node(self) -> dict[NodeId, tuple[Link, ...]]:
+        found: dict[NodeId, list[Link]] = {}
+        for link in self.links:
+            found.setdefault(link.alice, []).append(link)
+            found.setdefault(link.bob, []).append(link)
+        return {node: tuple(links) for node, links in found.items()}
+
+    @cached_property
     def _sae_by_id(self) -> dict[SaeId, Sae]:
         return {sae.id: sae for sae in self.saes}
 
@@ -350,7 +362,7 @@ class Topology:
 
     def links_of(self, node: NodeId) -> tuple[Link, ...]:
         """The links that end at a node."""
-        return tuple(link for link in self.links if node in (link.alice, link.bob))
+        return self._links_by_node.get(node, ())
 
     def kme_id(self, node: NodeId) -> str:
         """The KME ID of a node's key manager: the node ID itself."""

@@ -59,14 +59,17 @@ def test_a_role_gets_its_rows_of_the_table_and_nothing_else(gate, pki, role):
             assert status == (200 if (method, path) in granted else 403 if known else 400), (role, method, path)
 
 
-def test_every_role_has_something_and_only_officers_change_anything_but_the_word_on_an_alarm():
+def test_every_role_has_something_and_only_officers_change_anything_but_operations():
     for role in OperatorRole:
         assert any(role in rule.roles for rule in TABLE)
     changing = {rule.path: rule.roles for rule in TABLE if rule.method != "GET"}
-    # Routes are advice that a node may find anew itself, an operator's word on an alarm changes no key;
+    # Routes are advice that a node may find anew itself; an operator's word on an alarm and maintenance change no key;
     # everything else that changes something takes an officer.
     assert changing.pop("/admin/v1/routes") == {OperatorRole.CONTROLLER}
     assert changing.pop("/admin/v1/alarms/{id}/{word}") == {OperatorRole.OFFICER, OperatorRole.OPERATOR}
+    maintenance = [path for path in changing if path.startswith("/admin/v1/maintenance")]
+    assert maintenance
+    assert all(changing.pop(path) == {OperatorRole.OPERATOR} for path in maintenance)
     assert set(changing.values()) == {frozenset({OperatorRole.OFFICER})}
     assert len({(rule.method, rule.path) for rule in TABLE}) == len(TABLE)
 

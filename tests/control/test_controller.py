@@ -97,6 +97,36 @@ def test_a_cut_makes_a_new_plan_that_goes_around_it_and_its_end_another(machine)
     assert {hand.order.version for hand in machine.tick(9.0)} == {10}
 
 
+def window(resource, phase="under way", *, is_own=True):
+    return {"resource": resource, "phase": phase, "is_own": is_own}
+
+
+def test_a_drained_link_is_planned_over_last_and_only_its_own_node_may_say_so(machine):
+    hear(machine, 0.0)
+    machine.tick(0.0)
+    machine.note(status("b", maintenance=[window("b-c", "planned"), window("c-d"), window("a-b", is_own=False)]), 1.0)
+    machine.tick(1.0)
+    assert machine.drained == frozenset(), "planned, another's, and only heard of"
+    machine.note(status("b", maintenance=[window("b-c")]), 2.0)
+    machine.tick(2.0)
+    assert (machine.version, machine.drained, machine.unusable) == (9, {"b-c"}, frozenset())
+    assert machine.routes["b"]["c"] == [["b", "a", "d", "c"], ["b", "c"]]
+    assert machine.routes["a"]["c"][0] == ["a", "d", "c"]
+    assert next(link for link in Views(machine, 2.0).links() if link["id"] == "b-c")["is_drained"]
+    machine.note(status("b"), 3.0)
+    machine.tick(3.0)
+    assert (machine.version, machine.drained) == (10, frozenset())
+
+
+def test_of_a_drained_node_all_links_are_left(machine):
+    hear(machine, 0.0)
+    machine.note(status("b", maintenance=[window("b")]), 0.0)
+    machine.tick(0.0)
+    assert machine.drained == {"a-b", "b-c"}
+    assert machine.routes["a"]["c"][0] == ["a", "d", "c"]
+    assert machine.routes["a"]["b"], "who has no other way goes on over it"
+
+
 def test_a_controller_that_sees_nothing_takes_nothing_apart(machine):
     hear(machine, 0.0)
     machine.tick(0.0)

@@ -36,8 +36,13 @@ def test_a_node_that_falls_silent_is_unknown_and_rules_nothing_out():
     one, other = Adverts(A), Adverts(B)
     other.receive(one.note_own([level(is_usable=False)], 1, 0.0), 0.0)
     assert other.unusable_links(0.0) == {LINK}
+    assert other.stale(STALE_S - 1) == []
     assert other.level(A, LINK, STALE_S + 1) is None
     assert other.unusable_links(STALE_S + 1) == frozenset()
+    assert other.stale(STALE_S + 1) == [A]
+    assert other.stale(STALE_S + 2) == [], "it is said once"
+    other.receive(one.note_own([level()], 2, 0.0), STALE_S + 3)
+    assert other.stale(3 * STALE_S) == [A]
 
 
 def test_a_node_whose_clock_was_ahead_is_heard_again_once_its_old_word_is_stale():

@@ -58,6 +58,7 @@ class Rule:
 _ALL = frozenset(OperatorRole)
 _OFFICER = frozenset({OperatorRole.OFFICER})
 _CONTROLLER = frozenset({OperatorRole.CONTROLLER})
+_OPERATOR = frozenset({OperatorRole.OPERATOR})
 _READERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER, OperatorRole.AUDITOR})
 _HANDLERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER})
 _REVIEWERS = frozenset({OperatorRole.OFFICER, OperatorRole.AUDITOR})
@@ -71,6 +72,9 @@ TABLE: tuple[Rule, ...] = (
     Rule("GET", "/admin/v1/alarms/{id}", _ALL, "one alarm with its histories"),
     Rule("POST", "/admin/v1/alarms/{id}/{word}", _HANDLERS, "say ack, close, shelve, unshelve or none of an alarm"),
     Rule("GET", "/admin/v1/ietf-alarms", _ALL, "the alarms as RFC 8632 has them"),
+    Rule("GET", "/admin/v1/maintenance", _READERS, "maintenance windows"),
+    Rule("POST", "/admin/v1/maintenance", _OPERATOR, "drain a node or a link, now or later"),
+    Rule("POST", "/admin/v1/maintenance/{resource}/end", _OPERATOR, "end or call off a maintenance window"),
     Rule("GET", "/admin/v1/audit", _REVIEWERS, "records of the audit log"),
     Rule("GET", "/admin/v1/approvals", _REVIEWERS, "what waits for a second person, and what became of it"),
     Rule("GET", "/admin/v1/approvals/{id}", _REVIEWERS, "one proposal, with the exact operation"),

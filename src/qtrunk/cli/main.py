@@ -23,6 +23,7 @@ COMMANDS = {
     "controller": "controller:controller",
     "doctor": "doctor.command:doctor",
     "down": "lab:down",
+    "drain": "drain:drain",
     "enrol": "enrol:enrol",
     "exposure": "exposure:exposure",
     "keys": "keys:keys",
@@ -37,6 +38,7 @@ COMMANDS = {
     "status": "lab:status",
     "stream": "stream:stream",
     "tenants": "tenants:tenants",
+    "undrain": "drain:undrain",
     "up": "lab:up",
     "vault": "vault:vault",
 }

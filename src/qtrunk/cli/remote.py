@@ -65,8 +65,17 @@ def _service(
         return authority_service(*parse_address(authority), context)
     if url is not None:
         return Service(*parse_address(url), context)
-    lab = Lab.open(state)
     assert node is not None
+    return _of_lab(Lab.open(state), node, context)
+
+
+def lab_service(lab: Lab, node: str) -> Service:
+    """A node of a lab, asked by the lab's operator."""
+    own = lab.operator()
+    return _of_lab(lab, node, _context(own.certificate.parent, own.ca_certificate))
+
+
+def _of_lab(lab: Lab, node: str, context: ssl.SSLContext) -> Service:
     if node not in lab.ports:
         raise LabError(f"{node!r} is not a node of {lab.topology.name}; nodes: {', '.join(sorted(lab.ports))}")
     return Service(HOST, lab.ports[node].admin_api, context)

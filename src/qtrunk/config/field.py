@@ -91,6 +91,7 @@ LINK_CHOICES: Mapping[str, tuple[object, ...]] = MappingProxyType(
 )
 LINK_KEYS = (*LINK_NUMBERS, *LINK_TRIPLES, *LINK_CHOICES)
 LATITUDE = Range(-90, 90, "degrees")
+TRUST = Range(0.01, 1)
 LONGITUDE = Range(-180, 180, "degrees")
 PORT = Range(0, 65535)
 RATE = Range(0, 1e9, "bit/s", is_low_open=True)

@@ -118,7 +118,7 @@ def _build(draft: Draft, problems: Problems) -> Topology:
         links=tuple(links),
         saes=tuple(saes),
         demands=tuple(demands),
-        tenants=tenants(draft.tenants, [sae.id for sae in saes]),
+        tenants=tenants(draft.tenants, [sae.id for sae in saes], [node.id for node in nodes]),
         key_api=keyapi.key_api(draft.key_api),
         neighbours=neighbours(draft.neighbours, [node.id for node in nodes], [sae.id for sae in saes]),
     )
@@ -148,6 +148,7 @@ def _node(name: NodeId, entry: Entry, owners: dict[int, str]) -> Node:
         name_local=entry.text("name_local") or "",
         latitude_deg=entry.number("lat", field.LATITUDE),
         longitude_deg=entry.number("lon", field.LONGITUDE),
+        trust=1.0 if (trust := entry.number("trust", field.TRUST)) is None else trust,
         key_api_port=ports["key_api"],
         admin_api_port=ports["admin_api"],
         inter_node_port=ports["inter_node"],

@@ -22,7 +22,7 @@ FILE_KEYS = (
     *("name", "title", "trunks", "rings", "link", "links", "nodes", "saes", "demands", "tenants", "key_api"),
     *("neighbours", "include", "all_links"),
 )
-NODE_KEYS = ("name", "name_local", "lat", "lon", "ports")
+NODE_KEYS = ("name", "name_local", "lat", "lon", "trust", "ports")
 SAE_KEYS = ("id", "node", "identities")
 DEMAND_KEYS = ("between", "rate_bps")
 ID_RULE = "1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first"

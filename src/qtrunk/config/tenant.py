@@ -36,22 +36,23 @@ TENANT_WHOLES: Mapping[str, Range] = MappingProxyType(
 ROUTES_MAX = 8
 """Of routes_min and routes_spare together, as `relay.messages` has it."""
 HYBRID = ("qkd", "hybrid", "fallback")
-TENANT_KEYS = ("title", "saes", *TENANT_NUMBERS, *TENANT_WHOLES, "hybrid")
+TENANT_KEYS = ("title", "saes", *TENANT_NUMBERS, *TENANT_WHOLES, "hybrid", "avoid")
 
 
-def tenants(entries: Mapping[str, Entry], saes: Collection[str]) -> tuple[Tenant, ...]:
-    """The tenants that a file describes; `saes` are the SAEs it knows. Mistakes go to the entries' problems."""
+def tenants(entries: Mapping[str, Entry], saes: Collection[str], nodes: Collection[str]) -> tuple[Tenant, ...]:
+    """The tenants that a file describes; `saes`, `nodes`: those it knows. Mistakes go to the entries' problems."""
     owners: dict[str, str] = {}
-    return tuple(_tenant(name, entry, saes, owners) for name, entry in entries.items())
+    return tuple(_tenant(name, entry, saes, nodes, owners) for name, entry in entries.items())
 
 
-def _tenant(name: str, entry: Entry, saes: Collection[str], owners: dict[str, str]) -> Tenant:
+def _tenant(name: str, entry: Entry, saes: Collection[str], nodes: Collection[str], owners: dict[str, str]) -> Tenant:
     if not is_node_id(name):
         entry.reject(f"{quoted(name)} is not a tenant ID: 1 to 63 of A-Z a-z 0-9 . _ -, a letter or digit first")
     given: dict[str, object] = {"title": entry.text("title"), "saes": _members(name, entry, saes, owners)}
     given |= {key: entry.number(key, allowed) for key, allowed in TENANT_NUMBERS.items()}
     given |= {key: entry.whole(key, allowed) for key, allowed in TENANT_WHOLES.items()}
     given["hybrid"] = entry.choice("hybrid", HYBRID)
+    given["avoid"] = _avoided(entry, nodes)
     tenant = msgspec.convert({"id": name} | {key: value for key, value in given.items() if value is not None}, Tenant)
     _check_against_each_other(tenant, entry)
     return tenant
@@ -82,6 +83,17 @@ def _members(name: str, entry: Entry, saes: Collection[str], owners: dict[str, s
             owners[item] = entry.at("saes")
             members.append(item)
     return members
+
+
+def _avoided(entry: Entry, nodes: Collection[str]) -> list[str]:
+    avoided: dict[str, None] = {}
+    for index, item in enumerate(entry.items("avoid") or ()):
+        if isinstance(item, str) and item in nodes:
+            avoided[item] = None
+        else:
+            hint = choices(item, sorted(nodes), "nodes") if isinstance(item, str) else ""
+            entry.wrong_item("avoid", index, f"{shown(item)} is not a node{hint}")
+    return list(avoided)
 
 
 def _check_against_each_other(tenant: Tenant, entry: Entry) -> None:

@@ -81,6 +81,11 @@ _NODE = (
         "LoopbackTest", "major", "own", "configurationOrCustomizationError",
         "loopback_test is on: an SAE may be its own peer; such keys protect nothing", "take loopback_test out",
     ),
+    AlarmType(
+        "UnderMaintenance", "warning", "own", "outOfService",
+        "a node or a link is drained for maintenance: routes avoid it, its other alarms are shelved",
+        "nothing: it ends by itself, or with `qtrunk undrain`; docs/routing.md",
+    ),
 )  # fmt: skip
 
 _LINK = (

@@ -1,7 +1,7 @@
 """The QKDN controller (ITU-T Y.3804): from what nodes say of themselves to the routes that each should prefer. No I/O.
 
-A machine: telemetry and ticks in, orders out. It plans anew when a link comes into or goes out of use, and hands a node
-its routes until the node says that it has them. Only who holds the lease hands anything.
+A machine: telemetry and ticks in, orders out. It plans anew when a link comes into or goes out of use, or is drained,
+and hands a node its routes until the node says that it has them. Only who holds the lease hands anything.
 """
 
 from collections.abc import Callable, Iterator
@@ -49,6 +49,8 @@ class Controller:
     """Token of the lease; 0: this one does not lead."""
     version: int = 0
     unusable: frozenset[LinkId] = frozenset()
+    drained: frozenset[LinkId] = frozenset()
+    """Links under maintenance: they may still carry key, and are the last that routes are planned over."""
     routes: dict[NodeId, dict[str, list[list[str]]]] = field(default_factory=dict)
     """The plan: for each node, routes to each other one."""
     _nodes: dict[NodeId, _NodeState] = field(default_factory=dict)
@@ -93,8 +95,9 @@ class Controller:
         if not self.is_leading:
             return []
         unusable = frozenset(link.id for link in self.topology.links if not self.is_usable(link.id, now_s))
-        if not self._is_planned or unusable != self.unusable:
-            self._plan(unusable)
+        drained = self._drained_now(now_s)
+        if not self._is_planned or (unusable, drained) != (self.unusable, self.drained):
+            self._plan(unusable, drained)
         return [Hand(self._order(node)) for node in self._due(now_s)]
 
     def is_usable(self, link: LinkId, now_s: float) -> bool:
@@ -104,21 +107,32 @@ class Controller:
         ends = [self._end(node, link, now_s) for node in (known.alice, known.bob)]
         return not any(end is not None and (not end.is_connected or end.own_bits <= 0) for end in ends)
 
+    def _drained_now(self, now_s: float) -> frozenset[LinkId]:
+        """What nodes say of themselves and of their own links; of others' they have no say."""
+        found: set[LinkId] = set()
+        for node in self.topology.nodes:
+            telemetry = self.telemetry(node.id, now_s)
+            windows = telemetry.maintenance if telemetry else []
+            names = {window.resource for window in windows if window.is_own and window.phase == "under way"}
+            if names:
+                found |= {link.id for link in self.topology.links_of(node.id) if names & {node.id, link.id}}
+        return frozenset(found)
+
     def _end(self, node: NodeId, link: LinkId, now_s: float) -> LinkTelemetry | None:
         telemetry = self.telemetry(node, now_s)
         return next((end for end in telemetry.links if end.link == link), None) if telemetry else None
 
-    def _plan(self, unusable: frozenset[LinkId]) -> None:
+    def _plan(self, unusable: frozenset[LinkId], drained: frozenset[LinkId]) -> None:
         planned: dict[NodeId, dict[str, list[list[str]]]] = {node.id: {} for node in self.topology.nodes}
         for node, target in self._pairs():
-            routes = self._best(node, target, unusable)
+            routes = self._best(node, target, unusable, drained)
             if routes:
                 planned[node][target] = routes
         if planned != self.routes or not self._is_planned:
             self.version += 1
             for state in self._nodes.values():
                 state.acknowledged_s = state.handed_s = -1e18
-        self.routes, self.unusable, self._is_planned = planned, unusable, True
+        self.routes, self.unusable, self.drained, self._is_planned = planned, unusable, drained, True
 
     def _pairs(self) -> list[tuple[NodeId, NodeId]]:
         """Ordered pairs of nodes that routes are planned for."""
@@ -132,10 +146,14 @@ class Controller:
                 pairs |= {(ends[0], ends[1]), (ends[1], ends[0])}
         return sorted(pairs)
 
-    def _best(self, node: NodeId, target: NodeId, unusable: frozenset[LinkId]) -> list[list[str]]:
-        """A disjoint pair where there is one, the shorter first; else what there is, first over usable links."""
+    def _best(
+        self, node: NodeId, target: NodeId, unusable: frozenset[LinkId], drained: frozenset[LinkId]
+    ) -> list[list[str]]:
+        """A disjoint pair where there is one, the shorter first; else what there is, first over usable links, of those
+        first over such as are not drained."""
         found: list[list[str]] = []
-        for count, avoided in ((2, unusable), (1, unusable), (1, frozenset[LinkId]())):
+        away = unusable | drained
+        for count, avoided in ((2, away), (1, away), (1, unusable), (1, frozenset[LinkId]())):
             try:
                 routes = sorted(self.find(node, target, count, avoided), key=len)
             except RouteUnavailable:

@@ -61,6 +61,14 @@ class OrdersTelemetry(msgspec.Struct, frozen=True):
     is_living: bool = False
 
 
+class WindowTelemetry(msgspec.Struct, frozen=True):
+    """One maintenance window that the node knows."""
+
+    resource: str
+    phase: str = ""
+    is_own: bool = False
+
+
 class AuditTelemetry(msgspec.Struct, frozen=True):
     """The head of the node's audit log: whoever changes a record later does not come to the same."""
 
@@ -80,6 +88,7 @@ class Telemetry(msgspec.Struct, frozen=True):
     tenants: list[dict[str, object]] | dict[str, object] = []
     """As `/admin/v1/status` has them: contracts, use, figures of ITU-T Y.3807."""
     routes: OrdersTelemetry = OrdersTelemetry()
+    maintenance: list[WindowTelemetry] = []
     audit: AuditTelemetry = AuditTelemetry()
 
 

@@ -78,6 +78,7 @@ class Views:
             "state": min(states, key=_WORST.index) if states else "unknown",
             "why": next((end.why for end in there if end.why), ""),
             "is_usable": self._controller.is_usable(link, self._now_s),
+            "is_drained": link in self._controller.drained,
             "secret_bps": min((end.secret_bps for end in there), default=None),
             "pool_bits": min((end.pool_bits for end in there), default=None),
             "qber": next((end.qber_test for end in there if end.qber_test is not None), None),

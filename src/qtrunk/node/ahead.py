@@ -27,8 +27,9 @@ from qtrunk.node.alarmwatch import PoolLevel
 from qtrunk.node.fallback import Fallback
 from qtrunk.node.kxrunner import KxRunner
 from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
+from qtrunk.relay.maintenance import Window, ahead_octets, links_at
 from qtrunk.relay.messages import SEGMENT_OCTETS_MAX
-from qtrunk.relay.route import disjoint_routes, route
+from qtrunk.relay.routing import Routing
 from qtrunk.topology import Topology
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,8 @@ QUEUE_S = 10.0
 """So long a request waits behind others for the same pool: where a route is silent, each takes that long to fail."""
 SHARE = 2
 """Filling ahead leaves one part in so many of a link's key to requests that cannot wait."""
+AHEAD_OCTETS_MAX = 256 << 20
+"""The most that is filled ahead of maintenance."""
 _BLOCKS_PER_KEY = 2
 Pair = tuple[SaeId, SaeId]
 
@@ -60,6 +63,8 @@ class _Wanted:
     pause_s: float = 0.0
     not_before_s: float = 0.0
     relayable_bits: float = 0.0
+    ahead_octets: int = 0
+    """Of the target, for windows of maintenance."""
     link: LinkId | None = None
     """The first one on its route; None: there is no route."""
     filling: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -79,8 +84,11 @@ class FillAhead:
         clock: Clock,
         fallback: Fallback | None,
         applications: Applications | None = None,
-        prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None] = lambda _node, _avoided: None,
+        routing: Routing | None = None,
+        changed: asyncio.Event | None = None,
+        windows: Callable[[], Sequence[Window]] = tuple,
     ) -> None:
+        """`changed` is set when routes may be others; `windows` are those of maintenance that are known."""
         self._node = node
         self._topology = topology
         self._pools = pools
@@ -90,7 +98,9 @@ class FillAhead:
         self._clock = clock
         self._fallback = fallback
         self._applications = applications or Applications()
-        self._prefer = prefer
+        self._routing = routing or Routing(node, topology)
+        self._changed = changed or asyncio.Event()
+        self._windows = windows
         self._sharing = Sharing()
         self._wanted: dict[Pair, _Wanted] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -142,7 +152,9 @@ class FillAhead:
                 fill = fills.get(_name(pair))
                 if fill is not None:
                     self._start(pair, wanted, fill)
-            await asyncio.sleep(PERIOD_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), PERIOD_S)
+            self._changed.clear()
 
     def levels(self) -> list[PoolLevel]:
         """How every pool that is wanted stands."""
@@ -166,7 +178,8 @@ class FillAhead:
                 continue
             level = self._pools.octets(*pair)
             goal = int(wanted.stock.target_bits / 8)
-            if level > goal // 2:
+            # What a window of maintenance takes is filled to the brim: nothing comes later.
+            if level > (goal // 2 if not wanted.ahead_octets else goal - LEAST_OCTETS):
                 continue
             own = self._adverts.level(self._node, wanted.link, now_s)
             links[wanted.link] = LinkKey(
@@ -199,14 +212,18 @@ class FillAhead:
         now_s = self._clock.monotonic_s()
         stock = wanted.stock
         demand_bps = max(wanted.expected_bps, wanted.meter.rate(now_s))
-        stock.target_bits = 8 * max(FLOOR_OCTETS, min(SEGMENT_OCTETS_MAX, int(HORIZON_S * demand_bps / 8)))
         target = self._topology.sae(pair[1])
         assert target is not None
+        wanted.ahead_octets = min(AHEAD_OCTETS_MAX, self._ahead_octets(pair, target.node, demand_bps))
+        usual = max(FLOOR_OCTETS, min(SEGMENT_OCTETS_MAX, int(HORIZON_S * demand_bps / 8)))
+        stock.target_bits = 8 * (usual + wanted.ahead_octets)
         quality = self._pools.quality(*pair) or self._expected(pair, target.node)
         if quality != stock.quality:
             stock.quality = quality
         try:
-            routes = self._routes(pair, target.node, self._adverts.unusable_links(now_s))
+            routes = self._routes(pair, target.node)
+            if not all(self._routing.is_open(nodes) for nodes in routes):
+                raise RouteUnavailable(f"no link carries key on the way from {self._node} to {target.node}")
         except RouteUnavailable:
             wanted.link, wanted.relayable_bits, stock.fill_bps = None, 0.0, 0.0
             return
@@ -220,17 +237,42 @@ class FillAhead:
         wanted.relayable_bits = max(0.0, wanted.relayable_bits)
         stock.fill_bps = min(level.fill_bps if level else 0.0 for level in levels)
 
-    def _routes(self, pair: Pair, node: NodeId, without: Collection[LinkId] = ()) -> Sequence[tuple[NodeId, ...]]:
+    def _routes(self, pair: Pair, node: NodeId, avoided: Collection[LinkId] = ()) -> Sequence[tuple[NodeId, ...]]:
         """What its key needs: one route, or as many disjoint ones as the tenants demand."""
         needed = max(self._topology.tenant_of(sae).routes_min for sae in pair)
         if needed == 1:
-            return [self._prefer(node, frozenset(without)) or route(self._topology, self._node, node, without)]
-        return disjoint_routes(self._topology, self._node, node, needed, without)
+            return [self._routing.route_for(pair, node, avoided)]
+        return self._routing.disjoint_for(pair, node, needed, avoided)
+
+    def _ahead_octets(self, pair: Pair, end: NodeId, demand_bps: float) -> int:
+        """What windows of maintenance will keep from a pool."""
+        windows = self._windows()
+        if not windows:
+            return 0
+        rest_bps = {
+            window.resource: self._rest_bps(pair, end, window.resource)
+            for window in windows
+            if window.resource != self._node
+        }
+        return ahead_octets(windows, demand_bps, rest_bps, self._clock.unix_s())
+
+    def _rest_bps(self, pair: Pair, end: NodeId, resource: str) -> float:
+        """What the pools towards a node still get without a node or link; 0: nothing."""
+        try:
+            routes = self._routes(pair, end, links_at(self._topology, resource))
+        except RouteUnavailable:
+            return 0.0
+        if not all(self._routing.is_open(nodes) for nodes in routes):
+            return 0.0
+        now_s, hops = self._clock.monotonic_s(), [hop for nodes in routes for hop in pairwise(nodes)]
+        levels = [self._adverts.level(a, self._topology.link_between(a, b).id, now_s) for a, b in hops]
+        return min((level.fill_bps if level else 0.0 for level in levels), default=0.0)
 
     def _expected(self, pair: Pair, node: NodeId) -> Quality:
-        """What a key would rest on that were made now, over the shortest routes."""
+        """What a key would rest on that were made now, over the best routes; where the rules leave none, over the
+        shortest, so that who asks hears which rule it is.
+        """
         routes: Sequence[tuple[NodeId, ...]] = ()
-        # Without so many routes nothing is made, and what the quality says refuses it for good.
         with contextlib.suppress(RouteUnavailable):
             routes = self._routes(pair, node)
         is_hybrid = self._fallback is not None and self._topology.tenant_of(pair[0]).hybrid != "qkd"

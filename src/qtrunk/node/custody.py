@@ -101,6 +101,7 @@ class Custody:
                 **alarms_handlers(self._alarms, self._trust.audit, config.node),
                 "vault": self._answer,
                 "routes": self._answer_routes,
+                "maintenance": self._maintain,
             },
             self._trust.is_revoked,
             self._trust.note_refusal,
@@ -244,6 +245,9 @@ class Custody:
 
     async def _answer_routes(self, request: Request, operator: Operator) -> Response:
         return await self._in_service().routes.answer(request, operator)
+
+    async def _maintain(self, request: Request, operator: Operator) -> Response:
+        return await self._in_service().maintenance.answer(request, operator)
 
     def _seal(self, operator: Operator) -> Response:
         if self._keys.is_bare:

@@ -6,7 +6,7 @@ Everything here runs on the event loop, so keys are allocated and sent in one or
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, StoreError, WireError
@@ -14,7 +14,7 @@ from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
 from qtrunk.base.ports import Clock, SuppliedKey
 from qtrunk.base.secret import Secret
 from qtrunk.crypto.hybrid import NoKemKeyError
-from qtrunk.node.advert import Adverts
+from qtrunk.node.advert import Advert, Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.channel import Channel
 from qtrunk.node.notes import Notes
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 KEM_WAIT_S = 3.0
-SILENCE_S = 15.0
+SILENCE_S = 5.0
 """A neighbour whose adverts stay out so long is taken for gone; its connection is made anew."""
 _KX, _ADVERT, _NOTE = b"\x00", b"\x01", b"\x02"
 RELAY = "relay"
@@ -47,6 +47,8 @@ class KxRunner:
         self._waiting: dict[str, asyncio.Future[kx.Supplied]] = {}
         self.receive_note: Callable[[bytes], None] = _no_notes
         """What takes the notes that come in (node.notes)."""
+        self.hear: Callable[[Advert], None] = lambda _advert: None
+        """What takes the adverts that are news (node.flooding)."""
         self._tell: Callable[[NodeId, bytes], None] | None = None
 
     def use_notes(self, notes: Notes) -> None:
@@ -140,6 +142,14 @@ class KxRunner:
         for channel in self._channels.values():
             channel.send(_ADVERT + octets)
 
+    def under_way(self, links: Collection[LinkId]) -> int:
+        """How many relays this node knows to be on their way over these links."""
+        return self._machine.under_way(links)
+
+    def links_lost(self, links: Collection[LinkId]) -> None:
+        """What waits for links elsewhere that went out of use tries others."""
+        self._carry_out(self._machine.links_lost(links))
+
     def send_note(self, link: LinkId, octets: bytes) -> None:
         """Hand a note to the neighbour over a link, if it is connected."""
         channel = self._channels.get(link)
@@ -158,10 +168,12 @@ class KxRunner:
         if kind == _KX:
             self._carry_out(self._machine.receive(link, payload))
         elif kind == _ADVERT:
-            if self._adverts.receive(payload, self._clock.monotonic_s()):
+            news = self._adverts.receive(payload, self._clock.monotonic_s())
+            if news is not None:
                 for other, channel in self._channels.items():
                     if other != link:
                         channel.send(octets)
+                self.hear(news)
         elif kind == _NOTE:
             self._receive_note(link, payload)
         else:

@@ -12,7 +12,7 @@ from typing import Any
 from qtrunk.api import etsi014v2, https, skip
 from qtrunk.api.identity import SaeRegistry
 from qtrunk.base.errors import ConfigError, StoreError
-from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
+from qtrunk.base.ids import KeyId, LinkId, SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.crypto.hybrid import HybridEnd
 from qtrunk.distil.authentication import AUTH_OCTETS, Signatures
@@ -22,7 +22,7 @@ from qtrunk.kms.store import KeyStore
 from qtrunk.kms.totals import TotalsFile
 from qtrunk.node import hardening
 from qtrunk.node.abroad import Abroad
-from qtrunk.node.advert import ADVERT_PERIOD_S, Adverts, LinkLevel
+from qtrunk.node.advert import Adverts
 from qtrunk.node.agent015 import Agent
 from qtrunk.node.ahead import FillAhead
 from qtrunk.node.alarms import AlarmBoard
@@ -34,12 +34,14 @@ from qtrunk.node.commit import GroupCommit
 from qtrunk.node.config import LinkConfig, NodeConfig
 from qtrunk.node.device import Module
 from qtrunk.node.fallback import Fallback
+from qtrunk.node.flooding import Flooding
 from qtrunk.node.hybridkeys import HybridKeys, load_end
 from qtrunk.node.interwork import interworking
 from qtrunk.node.kxrunner import KxRunner
 from qtrunk.node.linkend import LinkRunner
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
+from qtrunk.node.maintenance import Maintenance
 from qtrunk.node.notes import Notes
 from qtrunk.node.onward import Onward
 from qtrunk.node.poolsync import PERIOD_S as SYNC_PERIOD_S
@@ -55,7 +57,7 @@ from qtrunk.node.wiring import make_session
 from qtrunk.node.world import World, real_world
 from qtrunk.plan.light import Light
 from qtrunk.relay.kx import Kx
-from qtrunk.relay.route import route
+from qtrunk.relay.routing import Routing
 from qtrunk.stages import Role
 from qtrunk.topology import Link
 
@@ -86,21 +88,29 @@ class Node:
             directory / "store", config.node_id, kek, self._clock, self._topology.key_api.retry_window_s
         )
         self._adverts = Adverts(config.node_id)
-        end = self._hybrid_end()
         self.routes = HandedRoutes(config.node_id, self._topology, directory, alarms, self._clock)
+        self._routing = Routing(config.node_id, self._topology, self.routes.prefer_now)
+        end = self._hybrid_end()
         machine = Kx(
             *(config.node_id, self._topology, self._store, self._random, self._clock),
-            self._unusable_links,
+            self._routing,
             is_hybrid=lambda initiator: self._topology.tenant_of(initiator).hybrid != "qkd",
-            prefer=self._preferred,
         )
         self._relay = KxRunner(machine, self._adverts, self._alarms, self._clock)
+        self.maintenance = Maintenance(
+            *(config.node_id, self._topology, directory / "maintenance.json", self._clock, trust.audit, alarms),
+            self._relay.under_way,
+        )
+        self._flooding = Flooding(
+            self._adverts, self._routing, self._relay, self._store.level, self._clock, self.maintenance
+        )
+        self._relay.hear = self._flooding.heard
         self._pool_sync: PoolSync | None = None
         fallback: Fallback | None = None
         notes: Notes | None = None
         pools = self._store.pools
         if end is not None:
-            notes = Notes(config.node_id, self._topology, end, self._clock, self._note_route, self._relay.send_note)
+            notes = Notes(config.node_id, self._topology, end, self._clock, self._routing.route, self._relay.send_note)
             self._relay.use_notes(notes)
             machine.hybrid = hybrid = HybridKeys(end, notes, self._clock)
             self._pool_sync = PoolSync(hybrid, config.node_id, self._topology, pools, notes, self._clock)
@@ -111,7 +121,9 @@ class Node:
             *(config.node_id, self._topology, pools, self._relay, self._adverts, self._alarms, self._clock),
             fallback,
             applications,
-            self._preferred,
+            self._routing,
+            self._flooding.changed,
+            self.maintenance.all,
         )
         self._watch = AlarmWatch(
             *(config.node_id, self._topology, self._alarms, self._clock, self._adverts),
@@ -174,8 +186,8 @@ class Node:
         )
         self._links: list[LinkWorker[Any]] = []
         port = SdnPort(
-            *(config.node_id, self._topology, self._store, self._supply, self._ahead, self._adverts, self._links),
-            *(applications, self._clock, self._preferred),
+            *(config.node_id, self._topology, self._store, self._supply, self._ahead, self._routing, self._links),
+            applications,
         )
         self._agent = Agent(
             *(config.node_id, self._topology, port, directory, self._trust, self._alarms, self._clock, api_context)
@@ -205,7 +217,9 @@ class Node:
         if self._onward is not None:
             self._spawn(self._onward.keep_ticking())
         self._spawn(self._relay.keep_ticking())
-        self._spawn(self._keep_advertising())
+        self._flooding.watch(self._links)
+        self._flooding.on_levels = self._hold_links
+        self._spawn(self._flooding.run())
         self._spawn(self._keep_expiring())
         self._spawn(self._keep_pools())
         self._spawn(self._ahead.run())
@@ -346,22 +360,8 @@ class Node:
 
     # ── housekeeping ────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _keep_advertising(self) -> None:
-        while True:
-            levels = [
-                LinkLevel(
-                    link=runner.link,
-                    octets=(level := self._store.level(runner.link)).own_octets,
-                    fill_bps=runner.statistics.rates_bps()[1] / 2,
-                    is_usable=level.own_octets > 0 and self._relay.is_up(runner.link),
-                    is_enabled=runner.is_enabled,
-                )
-                for runner in self._links
-            ]
-            sequence = int(self._clock.unix_s() * 1000)
-            self._relay.advertise(self._adverts.note_own(levels, sequence, self._clock.monotonic_s()))
-            hold_links(self._links, self._topology, self.config.node_id, self._adverts, self._clock)
-            await asyncio.sleep(ADVERT_PERIOD_S)
+    def _hold_links(self) -> None:
+        hold_links(self._links, self._topology, self.config.node_id, self._adverts, self._clock)
 
     async def _keep_expiring(self) -> None:
         while True:
@@ -399,16 +399,6 @@ class Node:
         full = self.config.pool_octets_max
         return [(runner.statistics, self._store.level(runner.link).total_octets / full) for runner in self._links]
 
-    def _unusable_links(self) -> frozenset[LinkId]:
-        return self._adverts.unusable_links(self._clock.monotonic_s())
-
-    def _preferred(self, node: NodeId, avoided: frozenset[LinkId]) -> tuple[NodeId, ...] | None:
-        return self.routes.prefer(node, avoided, self._clock.unix_s())
-
-    def _note_route(self, node: NodeId) -> tuple[NodeId, ...]:
-        """Notes need no key, only neighbours that are there; which those are beyond the first nobody knows."""
-        return route(self._topology, self.config.node_id, node)
-
     def _hybrid_end(self) -> HybridEnd | None:
         if self.config.signing_key is None:
             return None
@@ -422,12 +412,23 @@ class Node:
             "node": self.config.node,
             "kme_id": self._topology.kme_id(self.config.node_id),
             "uptime_s": self._clock.unix_s() - self._started_unix_s,
-            "links": [runner.statistics.as_json() for runner in self._links],
+            "links": [runner.statistics.as_json() | self._flooding.state_of(runner.link) for runner in self._links],
+            "routes": self.routes.as_json(self._clock.unix_s()),
+            "routes_in_use": [
+                {
+                    "nodes": list(nodes),
+                    "avoid": sorted(rules.avoid),
+                    "hops_max": rules.hops_max,
+                    "cost": round(self._routing.cost(nodes), 3),
+                    "is_sound": self._routing.is_sound(nodes),
+                }
+                for rules, nodes in self._routing.in_use()
+            ],
+            "maintenance": self.maintenance.as_json(),
             "keys": self._store.counts(),
             "pools": self._pools_as_json(),
             "tenants": self._supply.as_json(),
             "interworking": None if self._interworking is None else self._interworking.as_json(),
-            "routes": self.routes.as_json(self._clock.unix_s()),
             "memory": hardening.state(),
         }
 

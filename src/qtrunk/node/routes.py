@@ -8,7 +8,7 @@ import msgspec
 from qtrunk.api.https import Request, Response, error
 from qtrunk.api.roles import Operator
 from qtrunk.base.errors import StoreError
-from qtrunk.base.ids import NodeId
+from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.ports import Clock
 from qtrunk.control.orders import RouteTable, decode_order
 from qtrunk.node.alarms import AlarmBoard
@@ -42,6 +42,10 @@ class HandedRoutes(RouteTable):
             part.replace(self._path)
         except OSError as problem:
             raise StoreError(f"{self._path}: {problem.strerror}") from problem
+
+    def prefer_now(self, target: NodeId, avoided: frozenset[LinkId]) -> tuple[NodeId, ...] | None:
+        """`prefer`, by the node's clock."""
+        return self.prefer(target, avoided, self._clock.unix_s())
 
     async def answer(self, request: Request, operator: Operator) -> Response:
         """GET: what is held. PUT: an order, whose controller must be who asks."""

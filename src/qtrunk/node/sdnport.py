@@ -1,6 +1,6 @@
 """The node as its agent of ETSI GS QKD 015 asks for it: `agent015.NodePort` on the living parts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from qtrunk.base.ids import LinkId, NodeId, SaeId
@@ -12,7 +12,7 @@ from qtrunk.node.advert import Adverts
 from qtrunk.node.ahead import FillAhead
 from qtrunk.node.linkworker import LinkWorker
 from qtrunk.node.tenants import TenantSupply
-from qtrunk.relay.route import route
+from qtrunk.relay.routing import Routing
 from qtrunk.topology import Topology
 
 
@@ -26,11 +26,9 @@ class SdnPort:
         store: KeyStore,
         supply: TenantSupply,
         ahead: FillAhead,
-        adverts: Adverts,
+        routing: Routing,
         links: list[LinkWorker[Any]],
         applications: Applications,
-        clock: Clock,
-        prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None],
     ) -> None:
         """`links` is the node's own list, which grows as links start."""
         self._node = node
@@ -38,11 +36,9 @@ class SdnPort:
         self._store = store
         self._supply = supply
         self._ahead = ahead
-        self._adverts = adverts
+        self._routing = routing
         self._links = links
         self._applications = applications
-        self._clock = clock
-        self._prefer = prefer
 
     def link_workers(self) -> Sequence[LinkWorker[Any]]:
         """See `agent015.NodePort`."""
@@ -69,8 +65,7 @@ class SdnPort:
 
     def route_to(self, node: NodeId) -> tuple[NodeId, ...]:
         """See `agent015.NodePort`."""
-        avoided = self._adverts.unusable_links(self._clock.monotonic_s())
-        return self._prefer(node, avoided) or route(self._topology, self._node, node, avoided)
+        return self._routing.route(node)
 
     def set_link(self, link: LinkId, *, is_enabled: bool) -> None:
         """See `agent015.NodePort`."""

@@ -49,7 +49,8 @@ def guaranteed_loads(topology: Topology) -> dict[tuple[LinkId, NodeId], dict[str
         if not owners[name].guaranteed_bps:
             continue
         for start in nodes:
-            rows = [route(topology, start, end) for end in nodes if end != start]
+            avoid = [NodeId(node) for node in owners[name].avoid]
+            rows = [route(topology, start, end, avoid=avoid) for end in nodes if end != start]
             steps = {(topology.link_between(a, b).id, b) for row in rows for a, b in pairwise(row)}
             for step in steps:
                 load = loads.setdefault(step, {})

@@ -4,6 +4,7 @@ A relay follows its neighbour's octets and allocates its own in one store transa
 cargo. End-to-end material is never on a relay's disk; shares that wait for others are in memory alone.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
@@ -55,6 +56,10 @@ class Carrier:
                 refusal = _refusal(relay_id, f"link {link}: the neighbour was lost", link)
                 effects += self._answer(passed.back, refusal)
         return effects
+
+    def under_way(self, links: Collection[LinkId]) -> int:
+        """How many relays that passed here wait for their answer over these links."""
+        return sum(passed.back in links or passed.onward in links for passed in self._forwarded.values())
 
     def tick(self) -> None:
         """Forget what nobody will answer any more."""

@@ -37,8 +37,13 @@ def disjoint_routes(
     if start not in graph.index or end not in graph.index:
         raise RouteUnavailable(f"no route from {start} to {end}: both must be nodes of the network")
     costs = graph.costs(without, prices)
+    graph.close_passage(costs, avoid, graph.index[start])
+    return cheapest_set(graph, costs, start, end, n)
+
+
+def cheapest_set(graph: Graph, costs: Costs, start: NodeId, end: NodeId, n: int) -> tuple[tuple[NodeId, ...], ...]:
+    """`disjoint_routes` under these costs of all arcs; both ends must be in the graph."""
     ends = (graph.index[start], graph.index[end])
-    graph.close_passage(costs, avoid, ends[0])
     found = _flow(_Split.of(graph, costs, ends), n)
     if len(found) < n:
         raise RouteUnavailable(f"{n} disjoint routes from {start} to {end}: only {len(found)} there now")

@@ -1,7 +1,8 @@
 """The network as arrays, for the graph algorithms of scipy.sparse.csgraph; made once for each topology.
 
 An arc is one direction of a link: key lies in two directions, and each has its own level. Costs are in hops: one hop
-costs one site to trust and one octet of link key for each octet relayed.
+costs one site to trust and one octet of link key for each octet relayed. To go into a node that is trusted half as much
+counts as two hops.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -38,6 +39,8 @@ class Graph:
     """From Alice, from Bob."""
     base: Costs
     """What each arc costs with nothing against it."""
+    reverse: Arcs
+    """The other direction of each arc's link."""
 
     def costs(
         self,
@@ -54,6 +57,11 @@ class Graph:
             if link in self.arcs:
                 costs[list(self.arcs[link])] = CLOSED
         return costs
+
+    def arc(self, tail: int, head: int) -> int:
+        """The arc from one node to its neighbour."""
+        row = self.heads[self.starts[tail] : self.starts[tail + 1]]
+        return int(self.starts[tail] + np.searchsorted(row, head))
 
     def close_passage(self, costs: Costs, avoid: Iterable[NodeId], start: int) -> None:
         """Nothing passes these nodes: they may begin or end a route, no more."""
@@ -97,6 +105,7 @@ def _made(topology: Topology) -> Graph:
     index = {node: place for place, node in enumerate(nodes)}
     ends = np.array([(index[link.alice], index[link.bob]) for link in topology.links], dtype=np.int32).reshape(-1, 2)
     km = np.array([link.length_km for link in topology.links], dtype=np.float64)
+    trust = np.array([node.trust for node in topology.nodes], dtype=np.float64)
     tails, heads = np.concatenate([ends[:, 0], ends[:, 1]]), np.concatenate([ends[:, 1], ends[:, 0]])
     order = np.lexsort((heads, tails))
     places = np.empty(len(order), dtype=np.int64)
@@ -111,5 +120,6 @@ def _made(topology: Topology) -> Graph:
         arcs={
             link.id: (int(places[number]), int(places[number + count])) for number, link in enumerate(topology.links)
         },
-        base=(1.0 + KM_COST * np.concatenate([km, km]))[order],
+        base=(1.0 / trust[heads] + KM_COST * np.concatenate([km, km]))[order],
+        reverse=places[(order + count) % max(1, 2 * count)].astype(np.int32),
     )

@@ -9,7 +9,7 @@ from qtrunk.base.ports import Clock, Random
 from qtrunk.relay.cargo import origin_of
 from qtrunk.relay.hops import Hops
 from qtrunk.relay.inquest import Inquests
-from qtrunk.relay.ports import HybridPort, KeyStorePort
+from qtrunk.relay.ports import HybridPort, KeyStorePort, RoutesPort
 from qtrunk.relay.route import links_of
 from qtrunk.topology import Topology
 
@@ -23,11 +23,9 @@ class Ground:
     store: KeyStorePort
     random: Random
     clock: Clock
-    unusable: Callable[[], frozenset[LinkId]]
+    routes: RoutesPort
     is_hybrid: Callable[[SaeId], bool]
     """Whether an initiator's keys must have an ML-KEM part; both ends hold to it."""
-    prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None]
-    """The route that a controller wants to a node, if it handed out one around these links."""
     hops: Hops
     inquests: Inquests
     hybrid: HybridPort | None = None

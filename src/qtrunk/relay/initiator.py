@@ -26,7 +26,6 @@ from qtrunk.relay.effects import Effect, Failed, Report, Supplied
 from qtrunk.relay.ground import Ground
 from qtrunk.relay.hops import on_wire
 from qtrunk.relay.request import Group, Request
-from qtrunk.relay.route import disjoint_routes, route
 
 REQUEST_TIMEOUT_S = 5.0
 RETRY_TIMEOUT_S = 4.0
@@ -103,6 +102,22 @@ class Initiator:
                 if self._ground.hops.between(relay.route, 0) == link and request.request_id in self._requests:
                     effects += self._lost(request, relay.relay_id, f"link {link}: the neighbour was lost", {link})
         return effects
+
+    def links_lost(self, links: Collection[LinkId]) -> list[Effect]:
+        """What is on its way over links that went out of use elsewhere tries others."""
+        effects: list[Effect] = []
+        for request in list(self._requests.values()):
+            for relay in request.unanswered():
+                touched = set(self._ground.links(relay.route)).intersection(links)
+                if touched and request.request_id in self._requests:
+                    why = f"link {', '.join(sorted(touched))}: out of use"
+                    effects += self._lost(request, relay.relay_id, why, touched)
+        return effects
+
+    def under_way(self, links: Collection[LinkId]) -> int:
+        """How many of the own relays wait for their answer over these links."""
+        waiting = [relay for request in self._requests.values() for relay in request.unanswered()]
+        return sum(not set(links).isdisjoint(self._ground.links(relay.route)) for relay in waiting)
 
     def tick(self) -> list[Effect]:
         """Time-outs."""
@@ -287,27 +302,28 @@ class Initiator:
         """Around links that are said to be of no use, if there is such a way; never over one that failed just now."""
         needed, spare = self._ground.routes_demanded([request.initiator, *request.targets])
         try:
-            return self._ways(node, needed, spare, self._ground.unusable() | request.avoided, request.octets)
+            return self._ways(request, node, needed, spare, self._ground.routes.down() | request.avoided)
         except RouteUnavailable:
-            return self._ways(node, needed, spare, request.avoided, request.octets)
+            return self._ways(request, node, needed, spare, request.avoided)
 
     def _ways(
-        self, node: NodeId, needed: int, spare: int, without: Collection[LinkId], octets: int
+        self, request: Request, node: NodeId, needed: int, spare: int, without: Collection[LinkId]
     ) -> list[tuple[NodeId, ...]]:
         """As many routes as shares are needed, and up to so many to spare as there are and can begin now."""
-        topology, here, hops = self._ground.topology, self._ground.node, self._ground.hops
+        routes, hops = self._ground.routes, self._ground.hops
+        saes = (request.initiator, *request.targets)
         if needed == 1:
-            return [self._ground.prefer(node, frozenset(without)) or route(topology, here, node, without)]
+            return [routes.route_for(saes, node, without)]
         for count in range(min(wire.ROUTES_MAX, needed + spare), needed - 1, -1):
             try:
-                found = disjoint_routes(topology, here, node, count, without)
+                found = routes.disjoint_for(saes, node, count, without)
             except RouteUnavailable:
                 continue
-            octets_each = octets + shares.overhead_octets(count)
+            octets_each = request.octets + shares.overhead_octets(count)
             ready = [nodes for nodes in found if hops.can_carry(hops.between(nodes, 0), octets_each)]
             if len(ready) >= needed:
                 return ready
-        return list(disjoint_routes(topology, here, node, needed, without))
+        return list(routes.disjoint_for(saes, node, needed, without))
 
     # ── back ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

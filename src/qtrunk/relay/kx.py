@@ -15,7 +15,7 @@ route that gave no answer.
 The shell must call the machine from one thread and send effects in the order given.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from qtrunk.base.errors import QtrunkError, WireError
 from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
@@ -30,7 +30,8 @@ from qtrunk.relay.ground import Ground
 from qtrunk.relay.hops import CONTROL_OCTETS, HOP_OVERHEAD_OCTETS, Hops, on_wire, parsed, report
 from qtrunk.relay.initiator import ATTEMPTS_MAX, POOL_LIFETIME_S, REQUEST_TIMEOUT_S, RETRY_TIMEOUT_S, Initiator
 from qtrunk.relay.inquest import Inquests
-from qtrunk.relay.ports import HybridPort, KeyStorePort
+from qtrunk.relay.ports import HybridPort, KeyStorePort, RoutesPort
+from qtrunk.relay.routing import Routing
 from qtrunk.topology import Topology
 
 __all__ = [
@@ -64,13 +65,12 @@ class Kx:
         store: KeyStorePort,
         random: Random,
         clock: Clock,
-        unusable: Callable[[], frozenset[LinkId]] = frozenset,
+        routes: RoutesPort | None = None,
         is_hybrid: Callable[[SaeId], bool] = lambda _initiator: False,
-        prefer: Callable[[NodeId, frozenset[LinkId]], tuple[NodeId, ...] | None] = lambda _node, _avoided: None,
     ) -> None:
-        """`is_hybrid` says of an initiator whether its keys must have an ML-KEM part; both ends hold to it. `prefer`
-        gives the route that a controller wants, if there is one around these links.
-        """
+        """`routes` are those of the bare topology unless given.
+
+        `is_hybrid` says of an initiator whether its keys must have an ML-KEM part; both ends hold to it."""
         self._node = node
         self._topology = topology
         self._store = store
@@ -83,9 +83,8 @@ class Kx:
             store=store,
             random=random,
             clock=clock,
-            unusable=unusable,
+            routes=routes or Routing(node, topology),
             is_hybrid=is_hybrid,
-            prefer=prefer,
             hops=self._hops,
             inquests=self._inquests,
         )
@@ -133,6 +132,14 @@ class Kx:
         """The neighbour is gone: what waits for it fails now, not at the time-out."""
         self._hops.up.discard(link)
         return [*self._carrier.link_down(link), *self._initiator.link_down(link)]
+
+    def links_lost(self, links: Collection[LinkId]) -> list[Effect]:
+        """Links elsewhere went out of use: what is on its way over them tries another route now."""
+        return self._initiator.links_lost(links)
+
+    def under_way(self, links: Collection[LinkId]) -> int:
+        """How many relays wait for their completion over these links, own ones and others'."""
+        return self._carrier.under_way(links) + self._initiator.under_way(links)
 
     def tick(self) -> list[Effect]:
         """Time-outs, and grants where a direction runs low."""

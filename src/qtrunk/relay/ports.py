@@ -1,10 +1,10 @@
 """What the relay asks of a key store; kms.store.KeyStore is one, and documents each method."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from qtrunk.base.ids import KeyId, LinkId, SaeId
+from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.crypto.hybrid import Wrapped
 from qtrunk.kms.key import Allocation, PoolLevel, Slice
@@ -25,6 +25,16 @@ class PoolsPort(Protocol):
         expires_unix_s: float,
     ) -> None: ...
     def close_segment(self, side: int, initiator: SaeId, target: SaeId, number: int, reason: str) -> None: ...
+
+
+class RoutesPort(Protocol):
+    """What the machine needs of routes (relay.routing.Routing)."""
+
+    def route_for(self, saes: Iterable[SaeId], end: NodeId, avoided: Collection[LinkId] = ()) -> tuple[NodeId, ...]: ...
+    def disjoint_for(
+        self, saes: Iterable[SaeId], end: NodeId, n: int, avoided: Collection[LinkId] = ()
+    ) -> tuple[tuple[NodeId, ...], ...]: ...
+    def down(self) -> frozenset[LinkId]: ...
 
 
 class HybridPort(Protocol):

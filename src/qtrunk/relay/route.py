@@ -1,4 +1,7 @@
-"""Routes over the network: fewest hops, then least fibre; around links that cannot carry key."""
+"""Routes over the network as its file has it: fewest hops, weighed by trust, then least fibre.
+
+What routes a node uses, by what is known of every link now, says `relay.routing`.
+"""
 
 from collections.abc import Collection, Iterable
 from itertools import pairwise
@@ -12,18 +15,28 @@ from qtrunk.topology import Topology
 __all__ = ["disjoint_routes", "links_of", "route"]
 
 
-def route(topology: Topology, start: NodeId, end: NodeId, without: Collection[LinkId] = ()) -> tuple[NodeId, ...]:
-    """Nodes from `start` to `end`; RouteUnavailable where there is no way."""
+def route(
+    topology: Topology,
+    start: NodeId,
+    end: NodeId,
+    without: Collection[LinkId] = (),
+    avoid: Collection[NodeId] = (),
+) -> tuple[NodeId, ...]:
+    """Nodes from `start` to `end`, over none of the links `without`, through none of the nodes `avoid`;
+    RouteUnavailable where there is no way.
+    """
     graph = graph_of(topology)
     first, last = graph.index.get(start), graph.index.get(end)
     if first is not None and last is not None:
-        _, before = graph.cheapest(graph.costs(without), first)
+        costs = graph.costs(without)
+        graph.close_passage(costs, avoid, first)
+        _, before = graph.cheapest(costs, first)
         row = [last]
         while row[-1] != first and before[row[-1]] >= 0:
             row.append(int(before[row[-1]]))
         if row[-1] == first:
             return tuple(graph.nodes[place] for place in reversed(row))
-    avoided = f" that avoids {', '.join(sorted(without))}" if without else ""
+    avoided = f" that avoids {', '.join(sorted([*without, *avoid]))}" if without or avoid else ""
     raise RouteUnavailable(f"no route from {start} to {end}{avoided}")
 
 

@@ -108,6 +108,7 @@ class ControllerRunner:
             "fencing": machine.fencing,
             "plan_version": machine.version,
             "unusable_links": sorted(machine.unusable),
+            "drained_links": sorted(machine.drained),
             "silent_nodes": dict(sorted(self.problems.items())) if machine.is_leading else {},
             "altered_audit": sorted(self.altered_audit),
         }
