@@ -8,7 +8,18 @@ from pathlib import Path
 
 from qtrunk import kernels
 from qtrunk.base.errors import QtrunkError
-from qtrunk.plan.bench import cascade, distillation, hashing, light, reconciliation, relay, sifting, supply
+from qtrunk.plan.bench import (
+    cascade,
+    distillation,
+    hashing,
+    light,
+    network,
+    reconciliation,
+    relay,
+    sifting,
+    supply,
+    switchover,
+)
 from qtrunk.plan.bench.figures import Figure, Maker
 
 MAKERS: dict[str, Maker] = {
@@ -27,6 +38,8 @@ MAKERS: dict[str, Maker] = {
     "supply.requests": supply.requests,
     "supply.roundtrips": supply.round_trips,
     "supply.start": supply.start,
+    "network.routes": network.routes,
+    "network.switchover": switchover.switchover,
     "network.relay": relay.ten_hops,
 }
 """A benchmark is one line here."""

@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -27,6 +26,7 @@ from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.kms.seal import load_or_make_kek
 from qtrunk.kms.store import KeyStore
 from qtrunk.plan.bench.figures import Figure
+from qtrunk.plan.bench.lab import Lab
 from qtrunk.plan.bench.load import Load, Outcome, run_apart
 from qtrunk.plan.bench.roundtrips import End, Task
 
@@ -51,23 +51,8 @@ class _Clock:
         return time.monotonic()
 
 
-@dataclass(frozen=True)
-class _Lab:
+class _Lab(Lab):
     """A running lab of two nodes."""
-
-    state: Path
-
-    def qtrunk(self, *arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "qtrunk.cli.main", *arguments],
-            env={**os.environ, "QTRUNK_STATE": str(self.state)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise LabError(f"qtrunk {arguments[0]}: {done.stderr.strip()[-300:]}")
-        return done.stdout
 
     def fill(self, octets: int) -> None:
         """The same segments at both nodes; the lab must be down."""
@@ -82,24 +67,10 @@ class _Lab:
                 store.pools.add(side, ALICE, BOB, number, Secret(material), receipt, expires)
             store.close()
 
-    def pids(self) -> dict[str, int]:
-        processes = json.loads(self.qtrunk("status", "--format", "json"))["processes"]
-        return {name.removeprefix("node-"): found["pid"] for name, found in processes.items() if "node-" in name}
-
     def pin(self, node: str, core: int) -> None:
         """A node's threads, all on one core."""
         for thread in Path(f"/proc/{self.pids()[node]}/task").iterdir():
             os.sched_setaffinity(int(thread.name), {core})
-
-    def end(self, sae: str, peer: str) -> End:
-        shown = json.loads(self.qtrunk("sae", "show", sae, "--format", "json"))
-        return End(
-            port=int(shown["kme_url"].rsplit(":", 1)[1]),
-            certificate=shown["certificate"],
-            private_key=shown["private_key"],
-            ca_certificate=shown["ca_certificate"],
-            path=f"/api/v1/keys/{peer}",
-        )
 
 
 @contextmanager
