@@ -254,7 +254,8 @@ def page(rows: list[tuple[str, float, str, str, str]], seeds: range) -> str:
         "| alarms `LinkOff`, `MonitorLimit`, `QuantumChannelLoss`, `QberAboveAbort`, `QberRising`, `SkrBelowPlan` | at the end of the text: `; likely cut (12 clicks where 1070000 belong)` |",
         "",
         "A link that is bent a little and still makes key raises no alarm; its status says so. The norm is that of the end's",
-        "own honest blocks since the node started or its light was set anew; before three of them, the oracle's.",
+        "own honest blocks since the node started or its light was set anew; before three of them, the oracle's. What changes over",
+        "some hundred blocks becomes the norm, but for the loss, which stays bound to the oracle's; the proof counts it all the same.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@ An unchanged link gives any sign with a chance below 1e-6 a block (quantum.diagn
 """
 
 import asyncio
+import random
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from qtrunk.quantum import device, run
 from qtrunk.quantum.attack import Attack
 from qtrunk.quantum.channel import Channel
 from qtrunk.quantum.optics import of_equipment
-from qtrunk.stages import Role
+from qtrunk.stages import Observations, Role
 from qtrunk.topology import Node, trunk
 
 (LINK,) = trunk("t", [Node(id=NodeId("a")), Node(id=NodeId("b"))], [(40, 9.4)]).links
@@ -156,6 +157,43 @@ def test_quiet_ends_of_a_block_leave_the_last_word_alone():
         assert end.runner.statistics.as_json()["diagnosis"][0]["kind"] == "intercept-resend"
 
     asyncio.run(work())
+
+
+def test_whatever_a_module_says_nothing_breaks():
+    dice = random.Random(5)
+    counts = (0, 1, 3, 1000, 10**7, PULSES.count, 10**15, 2**62, 2**63, 2**64 - 1, -1)
+    figures = (0.0, -1.0, 1e-7, 1e-308, 1e308, -70.0, float("nan"), float("inf"), -float("inf"))
+    a_count = lambda: dice.choice(counts)  # noqa: E731
+    a_figure = lambda: dice.choice(figures)  # noqa: E731
+    maybe = lambda value: value if dice.random() < 0.7 else None  # noqa: E731
+    ends = {role: LinkDiagnosis(LINK, role) for role in Role}
+    for block in range(3000):
+        receiver = device.ReceiverReadings(
+            detector_clicks=maybe([a_count(), a_count()]),
+            double_clicks=maybe(a_count()),
+            photocurrent_a=maybe([a_figure(), a_figure()]),
+            entrance_power_dbm=maybe(a_figure()),
+            phase_residual_rad=maybe(a_figure()),
+            efficiency_ratio=maybe(a_figure()),
+        )
+        transmitter = device.TransmitterReadings(
+            mean_photon_numbers=maybe([a_figure() for _ in range(3)]), reverse_power_dbm=maybe(a_figure())
+        )
+        said = {"block": block, "real_time_factor": 1.0}
+        ends[Role.BOB].finished(device.Finished(**said, clicks=a_count(), receiver=receiver), PULSES)
+        ends[Role.ALICE].finished(device.Finished(**said, transmitter=transmitter), PULSES)
+        for end in ends.values():
+            if dice.random() < 0.7:
+                some = tuple(dice.choice((0, 1, 100, 10**6)) for _ in range(3))
+                seen = Observations(
+                    intensities=PULSES.intensities,
+                    probabilities=PULSES.probabilities,
+                    key_counts=some,
+                    test_counts=some,
+                    test_errors=(0, *some[1:]),
+                )
+                end.counts(block, seen, dice.choice((0, 1, 1000, 10**7)))
+            dice.choice((end.released, end.destroyed))(block)
 
 
 def test_blocks_that_never_end_are_forgotten():

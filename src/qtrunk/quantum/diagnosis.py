@@ -81,11 +81,15 @@ class Seen:
 
 
 def seen_by_bob(pulses: int, clicks: int, close: int, readings: ReceiverReadings | None) -> Seen:
-    """What a receiver's node knows when the light is over."""
-    made = Seen(pulses=pulses, clicks=clicks, close=close)
+    """What a receiver's node knows when the light is over. Counts that cannot be are taken as none."""
+    made = Seen(pulses=pulses)
+    if 0 <= clicks <= pulses:
+        made = replace(made, clicks=clicks, close=close)
     if readings is None or monitors.malformed(readings):
         return made
     both, doubles = readings.detector_clicks, readings.double_clicks
+    if not all(0 <= count <= pulses for count in (*(both or ()), doubles or 0)):
+        return made
     if both is not None:
         made = replace(made, first=float(both[0]), second=float(both[1]))
     return replace(made, receiver=readings, doubles=None if doubles is None else float(doubles))
