@@ -112,7 +112,7 @@ def test_a_drained_link_is_planned_over_last_and_only_its_own_node_may_say_so(ma
     assert (machine.version, machine.drained, machine.unusable) == (9, {"b-c"}, frozenset())
     assert machine.routes["b"]["c"] == [["b", "a", "d", "c"], ["b", "c"]]
     assert machine.routes["a"]["c"][0] == ["a", "d", "c"]
-    assert next(link for link in Views(machine, 2.0).links() if link["id"] == "b-c")["is_drained"]
+    assert next(link for link in Views(machine, 2.0, 1e9 + 2.0).links() if link["id"] == "b-c")["is_drained"]
     machine.note(status("b"), 3.0)
     machine.tick(3.0)
     assert (machine.version, machine.drained) == (10, frozenset())
@@ -161,7 +161,7 @@ def test_of_a_status_only_named_fields_are_kept():
 def views(machine):
     hear(machine, 0.0)
     machine.tick(0.0)
-    return Views(machine, 1.0)
+    return Views(machine, 1.0, 1e9 + 1.0)
 
 
 def test_the_network_in_numbers_and_its_services(views):
@@ -184,7 +184,7 @@ def test_what_a_cut_would_do(views, machine):
         views.what_if("nowhere")
     hear(machine, 2.0, down=("a-b",))
     machine.tick(2.0)
-    worse = Views(machine, 2.0)
+    worse = Views(machine, 2.0, 1e9 + 2.0)
     assert worse.what_if("d-a")["services"][0] == {
         "from": "bank",
         "to": "vault",
@@ -194,24 +194,98 @@ def test_what_a_cut_would_do(views, machine):
     assert worse.what_if("b-c")["is_harmless"]
 
 
-def test_alarms_of_both_ends_are_one_and_a_silent_node_is_one(machine):
-    alarm = {"resource": "a-b", "type": "LinkOff", "severity": "major", "text": "t", "raised_unix_s": 5.0}
-    own = {**alarm, "resource": "store", "type": "StorageFull", "severity": "critical"}
-    machine.note(status("a", alarms={"active": [alarm, own]}), 0.0)
-    machine.note(status("b", alarms={"active": [{**alarm, "raised_unix_s": 4.0}]}), 0.0)
-    machine.note(status("c"), 0.0)
-    found = Views(machine, 1.0).alarms()
-    assert [(one["resource"], one["type"]) for one in found] == [
-        ("a/store", "StorageFull"),
-        ("a-b", "LinkOff"),
-        ("d", "NodeUnreachable"),
+def alarm(resource, type_, raised_s, severity="major", **more):
+    return {
+        "resource": resource,
+        "type": type_,
+        "severity": severity,
+        "text": "t",
+        "raised_unix_s": 1e9 + raised_s,
+        "operator_state": "none",
+        **more,
+    }
+
+
+LINK = NET.link_between("a", "b").id
+"""On the usual route of the pool."""
+
+
+def cut(late_s):
+    """What one end of a link says when it is cut."""
+    return [
+        alarm(LINK, "QuantumChannelLoss", late_s, "critical"),
+        alarm(LINK, "ClassicalChannelLoss", late_s - 1),
+        alarm(LINK, "LinkOff", late_s + 1),
     ]
-    assert found[1]["nodes"] == ["a", "b"]
-    assert found[1]["raised_unix_s"] == 4.0
+
+
+def test_a_cut_that_both_ends_see_is_one_alarm_with_all_that_follows_below_it(machine):
+    pool = alarm("pool bank to vault", "PoolLow", 60.0, "minor")
+    machine.note(status("a", alarms={"active": [*cut(5.0), pool]}), 0.0)
+    machine.note(status("b", alarms={"active": cut(4.0)}), 0.0)
+    machine.note(status("c"), 0.0)
+    machine.note(status("d", alarms={"active": [alarm("store", "StorageFull", 200.0, "critical")]}), 0.0)
+    machine.tick(0.0)
+    views = Views(machine, 1.0, 1e9 + 300.0)
+    found = views.alarms()
+    assert [(one["depth"], one["resource"], one["type"], one["nodes"]) for one in found] == [
+        (0, LINK, "QuantumChannelLoss", ["a", "b"]),
+        (1, LINK, "ClassicalChannelLoss", ["a", "b"]),
+        (1, LINK, "LinkOff", ["a", "b"]),
+        (1, "pool bank to vault", "PoolLow", ["a"]),
+        (0, "d/store", "StorageFull", ["d"]),
+    ]
+    assert [one["root_cause"] for one in found] == [None, LINK, LINK, LINK, None]
+    assert (found[0]["followers"], found[0]["raised_unix_s"]) == (3, 1e9 + 4.0)
+    assert set(found[0]["impacted"]) == {"pool bank to vault", "pool vault to bank", "tenant default"}
+    summary = views.alarm_summary()
+    assert (summary["total"], summary["roots"], summary["worst"]) == (5, 2, "critical")
+    assert summary["by_severity"] == {"critical": 2, "major": 2, "minor": 1, "warning": 0, "indeterminate": 0}
+    assert summary["roots_by_severity"]["critical"] == 2
+    assert (views.network()["alarms"], views.network()["alarm_roots"]) == (5, 2)
+
+
+def test_a_silent_node_is_one_alarm_since_it_was_heard_last_and_none_before_it_was_asked(machine):
+    lost = [alarm("c-d", "ClassicalChannelLoss", 10.0)]
+    for now_s, nodes in ((0.0, "abcd"), (30.0, "abc")):
+        for node in nodes:
+            machine.note(status(node, alarms={"active": lost if (node, now_s) == ("c", 30.0) else []}), now_s)
+    machine.lead(2, 9)
+    assert [one["type"] for one in Views(machine, 30.0, 1e9 + 30.0).alarms()] == ["ClassicalChannelLoss"]
+    machine.tick(30.0)
+    found = Views(machine, 30.0, 1e9 + 30.0).alarms()
+    assert [(one["depth"], one["resource"], one["type"], one["severity"]) for one in found] == [
+        (0, "node d", "NodeUnreachable", "critical"),
+        (1, "c-d", "ClassicalChannelLoss", "major"),
+    ]
+    assert found[0]["nodes"] == []
+    later = Views(machine, 40.0, 1e9 + 40.0).alarms()
+    assert later[0]["raised_unix_s"] == found[0]["raised_unix_s"]
+
+
+def test_shelved_alarms_are_counted_by_themselves_and_shown_where_something_follows_from_them(machine):
+    shelved = [{**one, "operator_state": "shelved"} for one in cut(5.0)]
+    alone = {**alarm("c-d", "QberRising", 5.0, "warning"), "operator_state": "shelved"}
+    pool = alarm("pool bank to vault", "PoolLow", 60.0, "minor")
+    machine.note(status("a", alarms={"active": [pool], "shelved": shelved}), 0.0)
+    machine.note(status("c", alarms={"shelved": [alone]}), 0.0)
+    views = Views(machine, 1.0, 1e9 + 300.0)
+    assert [(one["type"], one["operator_state"]) for one in views.alarms()] == [
+        ("QuantumChannelLoss", "shelved"),
+        ("PoolLow", "none"),
+    ]
+    summary = views.alarm_summary()
+    assert (summary["total"], summary["roots"], summary["shelved"], summary["worst"]) == (1, 0, 4, "minor")
+
+
+def test_a_severity_of_another_version_of_a_node_is_indeterminate(machine):
+    machine.note(status("a", alarms={"active": [alarm(LINK, "NewThing", 5.0, "catastrophic")]}), 0.0)
+    (found,) = Views(machine, 1.0, 1e9).alarms()
+    assert (found["severity"], found["probable_cause"]) == ("indeterminate", "indeterminate")
 
 
 def test_a_node_that_was_never_heard_has_no_figures(machine):
     machine.tick(0.0)
-    views = Views(machine, 0.0)
+    views = Views(machine, 0.0, 1e9 + 0.0)
     assert {link["state"] for link in views.links()} == {"unknown"}
     assert not any(node["answers"] for node in views.nodes())

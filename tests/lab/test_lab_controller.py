@@ -82,6 +82,8 @@ def test_one_leads_and_every_node_holds_its_routes(lab):
     assert (network["nodes_answering"], network["links_by_state"]["ACTIVE"]) == (3, 3)
     for what in ("nodes", "links", "pools", "routes", "services", "alarms", "alarms/history"):
         assert isinstance(json.loads(lab.qtrunk("controller", "show", what).stdout), list)
+    summary = json.loads(lab.qtrunk("controller", "show", "alarms/summary").stdout)
+    assert summary["total"] == sum(summary["by_severity"].values()) >= summary["roots"]
     assert json.loads(lab.qtrunk("controller", "what-if", "ada-bert").stdout)["links"] == ["ada-bert"]
     wrong = lab.qtrunk("controller", "what-if", "nowhere", check=False)
     assert wrong.returncode == 1

@@ -23,7 +23,7 @@ from qtrunk.cli.remote import service_of_node, service_of_url
 from qtrunk.config import network
 from qtrunk.control.alarms import OperatorChange, StatusChange
 from qtrunk.control.catalogue import CATALOGUE
-from qtrunk.control.networkview import Row, Shown, merged
+from qtrunk.control.networkview import Row, Shown, merged, without_shelved
 from qtrunk.control.rootcause import Correlation, Route
 from qtrunk.node.lab import Lab
 from qtrunk.node.sinks import snmp
@@ -47,7 +47,7 @@ class _Network:
 
 
 @click.group("alarms", invoke_without_command=True)
-@click.option("--all/--active", "is_all", default=False, help="Cleared alarms too, or what is up alone.")
+@click.option("--all/--active", "is_all", default=False, help="Cleared and shelved alarms too, or what is up alone.")
 @click.option("--roots", is_flag=True, help="Leave out what follows from something else.")
 @click.option("--format", "format_", type=click.Choice(["table", "json", "csv"]), default="table")
 @click.option(
@@ -79,7 +79,8 @@ def alarms(
     if context.invoked_subcommand is not None:
         return
     rows, silent = rows_of(found.services, found.topology)
-    rows = [row for row in rows if (is_all or not row.alarm.is_cleared) and not (roots and row.depth)]
+    rows = rows if is_all else [row for row in without_shelved(rows) if not row.alarm.is_cleared]
+    rows = [row for row in rows if not (roots and row.depth)]
     if format_ == "json":
         options.print_json([asdict(row) for row in rows])
     elif format_ == "csv":

@@ -13,7 +13,7 @@ from qtrunk.cli import options
 from qtrunk.cli.labclient import LabClient
 from qtrunk.node.lab import Lab
 
-WHAT = ("network", "nodes", "links", "pools", "routes", "services", "alarms", "alarms/history")
+WHAT = ("network", "nodes", "links", "pools", "routes", "services", "alarms", "alarms/summary", "alarms/history")
 
 
 @click.group()

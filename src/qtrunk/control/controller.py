@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from qtrunk.base.errors import RouteUnavailable
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.control.orders import LIFETIME_S, RouteOrder
+from qtrunk.control.rootcause import Correlation
 from qtrunk.control.telemetry import LinkTelemetry, Telemetry
 from qtrunk.topology import Topology
 
@@ -53,10 +54,15 @@ class Controller:
     """Links under maintenance: they may still carry key, and are the last that routes are planned over."""
     routes: dict[NodeId, dict[str, list[list[str]]]] = field(default_factory=dict)
     """The plan: for each node, routes to each other one."""
+    correlation: Correlation = field(init=False)
+    """What follows from what, over the usual routes."""
     _nodes: dict[NodeId, _NodeState] = field(default_factory=dict)
     _is_planned: bool = False
+    _led_s: float = 0.0
+    """When it first planned as the leader."""
 
     def __post_init__(self) -> None:
+        self.correlation = Correlation(self.topology, self._usual_route)
         self._nodes = {node.id: _NodeState() for node in self.topology.nodes}
 
     @property
@@ -90,12 +96,24 @@ class Controller:
         state = self._nodes[node]
         return state.telemetry if now_s - state.heard_s <= SILENT_S else None
 
+    def silent(self, now_s: float) -> dict[NodeId, float]:
+        """Nodes that do not answer, and for how long, in s; none before this one, as the leader, asked them."""
+        if not self._is_planned:
+            return {}
+        return {
+            node: now_s - (self._led_s if state.telemetry is None else state.heard_s)
+            for node, state in self._nodes.items()
+            if self.telemetry(node, now_s) is None
+        }
+
     def tick(self, now_s: float) -> list[Hand]:
         """Plan where something changed, and hand out what is not yet handed out."""
         if not self.is_leading:
             return []
         unusable = frozenset(link.id for link in self.topology.links if not self.is_usable(link.id, now_s))
         drained = self._drained_now(now_s)
+        if not self._is_planned:
+            self._led_s = now_s
         if not self._is_planned or (unusable, drained) != (self.unusable, self.drained):
             self._plan(unusable, drained)
         return [Hand(self._order(node)) for node in self._due(now_s)]
@@ -162,6 +180,10 @@ class Controller:
             if count == 2:
                 break
         return found
+
+    def _usual_route(self, start: NodeId, end: NodeId) -> list[NodeId]:
+        """The one that is handed out while all is well."""
+        return [NodeId(node) for node in next(iter(self._best(start, end, frozenset(), frozenset())), [])]
 
     def _due(self, now_s: float) -> Iterator[NodeId]:
         for node, state in self._nodes.items():

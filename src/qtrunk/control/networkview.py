@@ -81,17 +81,19 @@ def merged(
     correlation: Correlation | None,
     topology: Topology | None,
     now_unix_s: float,
+    silent_since: Mapping[str, float] | None = None,
 ) -> list[Row]:
     """What nodes say (by node), and which do not answer (with the reason), as one list: roots, the worst first, each
     followed by what follows from it; cleared alarms at the end, the last one first. Without a topology nothing is
-    folded but what the nodes themselves found out.
+    folded but what the nodes themselves found out. `silent_since`: Unix seconds, of the nodes that do not answer, as
+    far as it is known.
     """
     found: dict[Seen, Shown] = {}
     for node, alarms in said.items():
         for one in alarms:
             if not one.is_cleared:
                 found[Seen(node, one.resource, one.type, one.raised_unix_s, one.severity, one.text)] = one
-    for seen in _unreachable(found, silent, topology, now_unix_s):
+    for seen in _unreachable(found, silent, topology, silent_since or {}, now_unix_s):
         found[seen] = _made_here(seen)
     if correlation is None:
         trees = [Tree(seen) for seen in found]
@@ -106,14 +108,18 @@ def merged(
 
 
 def _unreachable(
-    found: Iterable[Seen], silent: Mapping[str, str], topology: Topology | None, now_unix_s: float
+    found: Iterable[Seen],
+    silent: Mapping[str, str],
+    topology: Topology | None,
+    silent_since: Mapping[str, float],
+    now_unix_s: float,
 ) -> list[Seen]:
     """NodeUnreachable for who does not answer; since when is what its neighbours noticed, as far as they did."""
     lost = {seen.resource: seen.raised_unix_s for seen in found if seen.type == "ClassicalChannelLoss"}
     made = []
     for node, why in sorted(silent.items()):
         links = [] if topology is None else [str(link.id) for link in topology.links if node in (link.alice, link.bob)]
-        since_s = min([lost[link] for link in links if link in lost], default=now_unix_s)
+        since_s = min([lost[link] for link in links if link in lost], default=silent_since.get(node, now_unix_s))
         made.append(Seen("", node_resource(node), "NodeUnreachable", since_s, "critical", why))
     return made
 
@@ -172,6 +178,13 @@ def _children(tree: Tree) -> list[Tree]:
 def _is_shared(type_: str) -> bool:
     """Whether two nodes that say this of one resource mean one thing."""
     return entry(type_).on != "own"
+
+
+def without_shelved(rows: Sequence[Row]) -> list[Row]:
+    """Rows as people get them: what is on the shelf is left out, unless something that is not follows from it."""
+    ends = [place + 1 + row.followers for place, row in enumerate(rows)]
+    heard = [row.alarm.operator_state != "shelved" for row in rows]
+    return [row for place, row in enumerate(rows) if any(heard[place : ends[place]])]
 
 
 def worst(rows: Collection[Row]) -> str:

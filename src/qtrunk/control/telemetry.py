@@ -34,12 +34,20 @@ class AlarmTelemetry(msgspec.Struct, frozen=True):
     severity: str
     text: str
     raised_unix_s: float
+    id: str = ""
+    qualifier: str = ""
+    changed_unix_s: float = 0.0
+    count: int = 1
+    operator_state: str = "none"
+    operator: str = ""
+    comment: str = ""
 
 
 class Alarms(msgspec.Struct, frozen=True):
-    """The active ones."""
+    """Those that are up; of these, what nobody wants to hear of is on the shelf."""
 
     active: list[AlarmTelemetry] = []
+    shelved: list[AlarmTelemetry] = []
 
 
 class PoolTelemetry(msgspec.Struct, frozen=True):

@@ -5,26 +5,28 @@ from typing import Any
 
 from qtrunk.base.errors import RequestRefused, RouteUnavailable
 from qtrunk.base.ids import LinkId, NodeId, SaeId
+from qtrunk.control import alarmview
 from qtrunk.control.controller import Controller
+from qtrunk.control.networkview import Row
 from qtrunk.control.telemetry import LinkTelemetry
 
 Document = dict[str, Any]
 _WORST = ("OFF", "PENDING", "PASSIVE", "ACTIVE")
-_SEVERITIES = ("critical", "major", "minor", "warning")
 
 
 class Views:
-    """Documents about one controller's network at one moment (`now_s` of its monotonic clock)."""
+    """Documents about one controller's network at one moment (`now_s` of its monotonic clock, Unix seconds)."""
 
-    def __init__(self, controller: Controller, now_s: float) -> None:
+    def __init__(self, controller: Controller, now_s: float, now_unix_s: float) -> None:
         self._controller = controller
         self._topology = controller.topology
-        self._now_s = now_s
+        self._now_s, self._now_unix_s = now_s, now_unix_s
 
     def network(self) -> Document:
         """The whole in numbers."""
         states = [link["state"] for link in self.links()]
         services = self.services()
+        rows = self._rows()
         return {
             "name": self._topology.name,
             "title": self._topology.title,
@@ -34,7 +36,8 @@ class Views:
             "links_by_state": {state: states.count(state) for state in _WORST},
             "services": len(services),
             "services_by_protection": _count(service["protection"] for service in services),
-            "alarms": len(self.alarms()),
+            "alarms": len(rows),
+            "alarm_roots": sum(row.depth == 0 for row in rows),
             "plan_version": self._controller.version,
         }
 
@@ -179,43 +182,18 @@ class Views:
         return {"cut": cut, "links": sorted(links), "services": changed, "is_harmless": not changed}
 
     def alarms(self) -> list[Document]:
-        """Active alarms, the same of several nodes once, the worst first; a node that is silent is one, too."""
-        merged: dict[tuple[str, str], Document] = {}
-        for node in self._topology.nodes:
-            telemetry = self._controller.telemetry(node.id, self._now_s)
-            if telemetry is None:
-                text = f"node {node.id} does not answer the controller"
-                merged[node.id, "NodeUnreachable"] = _alarm(node.id, "NodeUnreachable", "major", text, node.id)
-                continue
-            for alarm in telemetry.alarms.active:
-                # A link's alarms are of the network; anything else is the node's own.
-                is_link = any(alarm.resource == link.id for link in self._topology.links)
-                resource = alarm.resource if is_link else f"{node.id}/{alarm.resource}"
-                known = merged.get((resource, alarm.type))
-                if known is None:
-                    made = _alarm(resource, alarm.type, alarm.severity, alarm.text, node.id, alarm.raised_unix_s)
-                    merged[resource, alarm.type] = made
-                else:
-                    known["nodes"].append(node.id)
-                    known["raised_unix_s"] = min(known["raised_unix_s"], alarm.raised_unix_s)
-        return sorted(merged.values(), key=lambda alarm: (_rank(alarm["severity"]), alarm["resource"], alarm["type"]))
+        """Alarms that are up: roots, the worst first, each followed by what follows from it."""
+        return alarmview.documents(self._rows(), self._controller.correlation, self._topology, self._pairs())
 
+    def alarm_summary(self) -> Document:
+        """How many, by severity."""
+        return alarmview.summary(self._rows())
 
-def _alarm(
-    resource: str, type_: str, severity: str, text: str, node: str, raised_unix_s: float | None = None
-) -> Document:
-    return {
-        "resource": resource,
-        "type": type_,
-        "severity": severity,
-        "text": text,
-        "nodes": [node],
-        "raised_unix_s": raised_unix_s,
-    }
-
-
-def _rank(severity: str) -> int:
-    return _SEVERITIES.index(severity) if severity in _SEVERITIES else len(_SEVERITIES)
+    def _rows(self) -> list[Row]:
+        said = [self._controller.telemetry(node.id, self._now_s) for node in self._topology.nodes]
+        answering = [telemetry for telemetry in said if telemetry is not None]
+        silent = self._controller.silent(self._now_s)
+        return alarmview.rows(self._controller.correlation, self._topology, answering, silent, self._now_unix_s)
 
 
 def _count(words: Iterable[str]) -> dict[str, int]:

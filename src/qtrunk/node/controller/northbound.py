@@ -2,6 +2,7 @@
 
     GET /control/v1/status                    this controller: does it lead, what troubles it
     GET /control/v1/network, /nodes, /links, /pools, /routes, /services, /alarms
+    GET /control/v1/alarms/summary            how many, by severity
     GET /control/v1/alarms/history            alarms that the store has, over or not
     GET /control/v1/what-if?cut=LINK|NODE     which services would lose protection, or all their routes
 
@@ -39,6 +40,8 @@ def northbound(runner: ControllerRunner, is_revoked: Callable[[PeerIdentity], bo
                 return _follows(runner)
             if request.segments[3:] == ("history",):
                 return _json(await asyncio.to_thread(runner.store.alarms))
+            if request.segments[3:] == ("summary",):
+                return _json(_views(runner).alarm_summary())
             return _json(getattr(_views(runner), name)())
 
         return give
@@ -57,7 +60,7 @@ def northbound(runner: ControllerRunner, is_revoked: Callable[[PeerIdentity], bo
 
 
 def _views(runner: ControllerRunner) -> Views:
-    return Views(runner.machine, runner.clock.monotonic_s())
+    return Views(runner.machine, runner.clock.monotonic_s(), runner.clock.unix_s())
 
 
 def _follows(runner: ControllerRunner) -> Response:
