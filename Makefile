@@ -47,7 +47,7 @@ validate: setup
 scale: setup
 	$(BIN)/python tools/scale_study.py
 
-# What the ends of a link make of attacks and faults: writes docs/diagnosis.md (about two minutes).
+# What the ends of a link make of attacks and faults: writes docs/diagnosis.md (about four minutes).
 diagnosis: setup
 	$(BIN)/python tools/diagnosis_report.py --seeds 4
 

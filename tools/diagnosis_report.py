@@ -70,6 +70,10 @@ CASES = (
 """Kinds at the strengths that the page measures. A block is half a second, so bends are quick ones."""
 
 
+Row = tuple[str, float, str, str, str, str]
+"""What it was, km, and what was said of it: both ends, Alice's, Bob's, Bob's without counts."""
+
+
 class Watcher(Readings):
     """Keeps also what only the clicks' places tell."""
 
@@ -144,12 +148,16 @@ def named(seen: diagnosis.Seen, norm: diagnosis.Norm) -> diagnosis.Hypothesis:
     return diagnosis.diagnose(diagnosis.signs(seen, norm))[0]
 
 
-def judged(task: tuple[Attack, float, int]) -> list[tuple[str, float, str, str, str]]:
-    """Of one course: what it was, the distance, and what both ends together, Alice's alone and Bob's alone say."""
-    return [
-        (case.attack.kind, case.km, *(named(seen, case.norm).kind for seen in (case.both, case.alice, case.bob)))
-        for case in course(*task)
-    ]
+def judged(task: tuple[Attack, float, int]) -> list[Row]:
+    """Of one course: what it was, the distance, and what is said by both ends together, by Alice's alone, by Bob's
+    alone, and by Bob's without the counts of sifting.
+    """
+    rows = []
+    for case in course(*task):
+        bare = replace(case.bob, levels=None, errors=None, tested=0.0)
+        said = [named(seen, case.norm).kind for seen in (case.both, case.alice, case.bob, bare)]
+        rows.append((case.attack.kind, case.km, *said))
+    return rows
 
 
 def _kinds(matrix: Counter) -> list[str]:
@@ -186,7 +194,7 @@ def _strengths(kind: str) -> str:
     return "; ".join(found)
 
 
-def page(rows: list[tuple[str, float, str, str, str]], seeds: range) -> str:
+def page(rows: list[Row], seeds: range) -> str:
     """What the rows say, as Markdown."""
     matrix, right = Counter((row[0], row[2]) for row in rows), Counter()
     for kind, _, *said in rows:
@@ -217,12 +225,12 @@ def page(rows: list[tuple[str, float, str, str, str]], seeds: range) -> str:
         "",
         "## How often rightly",
         "",
-        "| what it was | at strengths | blocks | right, both ends together | right, Alice's end alone | right, Bob's end alone |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| what it was | at strengths | blocks | right, both ends together | Alice's end alone | Bob's end alone | Bob's end, nothing counted |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for kind in _kinds(matrix):
         total = sum(count for (was, _), count in matrix.items() if was == kind)
-        shares = " | ".join(f"{right[kind, end] / total:.0%}" for end in range(3))
+        shares = " | ".join(f"{right[kind, end] / total:.0%}" for end in range(4))
         lines.append(f"| {kind} | {_strengths(kind)} | {total} | {shares} |")
     lines += [
         "",
@@ -239,8 +247,9 @@ def page(rows: list[tuple[str, float, str, str, str]], seeds: range) -> str:
         "| a cut, a receiver without lock | Neither shows any click. |",
         "",
         "Alice's end sees her own monitors and the counts of sifting; Bob's sees his monitors and, where the block gets so",
-        "far, the same counts. The tables are of blocks whose counts are known. Faults are set in a lab like attacks:",
-        "`qtrunk attack LINK dark-counts`.",
+        "far, the same counts. The tables are of blocks whose counts are known; the last column is of blocks that died before:",
+        "a monitor spoke against them, or Alice gave them up. Then Bob's end knows neither errors nor decoys. Faults are set in a",
+        "lab like attacks: `qtrunk attack LINK dark-counts`.",
         "",
         "## Where it shows",
         "",

@@ -93,6 +93,20 @@ def test_noise_whose_reason_does_not_show_has_both_names():
     assert [each.kind for each in diagnosis.diagnose(signs)[:2]] == ["dark-counts", "afterpulsing"]
 
 
+def test_without_the_counts_of_sifting_less_is_claimed():
+    def bare(attack):
+        channel = Channel(LINK, run.seed_of(8, "light"))
+        channel.attack(attack)
+        seen = replace(block(channel, 8), levels=None, errors=None, tested=0.0, transmitter=None)
+        return [each.kind for each in diagnosis.diagnose(diagnosis.signs(seen, NORM))]
+
+    assert bare(Attack()) == [diagnosis.NOTHING]
+    assert bare(Attack("time-shift"))[0] == "time-shift"
+    assert bare(Attack("passive-faraday-mirror"))[0] == "passive-faraday-mirror"
+    assert bare(Attack("intercept-resend"))[0] in (diagnosis.NOTHING, "intercept-resend")
+    assert bare(Attack("dark-counts"))[0] in (diagnosis.NOTHING, "dark-counts")
+
+
 def test_a_node_without_monitors_still_judges_by_counts():
     channel = Channel(LINK, run.seed_of(9, "light"))
     channel.attack(Attack("photon-number-splitting"))

@@ -216,6 +216,8 @@ class Signs:
     """What differs from the norm: name -> seen over expected, and the words for it."""
 
     of: dict[str, tuple[float, str]] = field(default_factory=dict)
+    is_counted: bool = True
+    """Whether the counts of sifting are known; without them errors, decoys and noise show nowhere."""
 
     def add(self, name: str, value: float, text: str) -> None:
         """Note one."""
@@ -256,7 +258,7 @@ def _compare(count: float, among: float, norm: float, norm_among: float, toleran
 
 def signs(seen: Seen, norm: Norm) -> Signs:
     """Everything about a block that an unchanged link would not show."""
-    found = Signs()
+    found = Signs(is_counted=seen.levels is not None)
     _power_signs(seen, norm, found)
     was = norm.now
     if seen.clicks is not None and was.clicks is not None:
@@ -415,7 +417,7 @@ def diagnose(found: Signs) -> list[Hypothesis]:
     """Likeliest first; `nothing` where there is no sign."""
     if not found.of:
         return [Hypothesis(NOTHING, 1.0, "as it should be")]
-    made = [*_at_alice(found), *_at_bob(found), *_in_counts(found)]
+    made = [*_at_alice(found), *_at_bob(found), *_in_clicks(found), *_in_noise(found)]
     if not made:
         made = [("unknown", 0.1, tuple(found.of))]
     best: dict[str, Hypothesis] = {}
@@ -453,6 +455,8 @@ def _at_bob(found: Signs) -> list[Named]:
         kind = "dead-detector" if found.value("split") < 0.05 or found.value("split") > 20 else "weak-detector"
         return [(kind, 0.9, ("efficiency", "split", "fewer"))]
     # Clicks without light come at any time: they widen the histogram too.
+    if found.has("spread") and not found.has("arrivals") and not found.is_counted:
+        return [("dark-counts", 0.6, ("spread", "more")), ("time-shift", 0.4, ("spread",))]
     if found.has("arrivals") or (found.has("spread") and not found.has("noise-up")):
         return [("time-shift", 0.9, ("spread", "arrivals"))]
     if found.has("dark"):
@@ -462,7 +466,8 @@ def _at_bob(found: Signs) -> list[Named]:
     return []
 
 
-def _in_counts(found: Signs) -> list[Named]:
+def _in_clicks(found: Signs) -> list[Named]:
+    """Decoys and double clicks: what Eve's own light leaves."""
     made: list[Named] = []
     doubles = found.value("doubles-up") if found.has("doubles-up") else 0.0
     if found.has("decoys-down"):
@@ -477,15 +482,26 @@ def _in_counts(found: Signs) -> list[Named]:
         ]
     elif found.has("decoys-up") or found.has("doubles-up", "errors"):
         made += [("intercept-resend", 0.8, ("errors", "decoys-up", "doubles-up"))]
+    elif found.has("doubles-up") and not found.is_counted and not found.has("double-clicks"):
+        # Who sends anew what she measured does so too; the errors that would tell were not counted.
+        made += [("intercept-resend", 0.5, ("doubles-up",)), ("passive-faraday-mirror", 0.45, ("doubles-up", "split"))]
     elif found.has("doubles-up"):
         made += [("passive-faraday-mirror", 0.7, ("doubles-up", "errors", "fewer", "split"))]
         made += [
             ("unambiguous-discrimination", 0.5, ("doubles-up",)),
             ("photon-number-splitting", 0.3, ("doubles-up",)),
         ]
+    return made
+
+
+def _in_noise(found: Signs) -> list[Named]:
+    """Clicks without light, errors, and how many clicks there are."""
+    made: list[Named] = []
     # Light that changes within a block bunches clicks as well, but leaves no more of them in the dark.
     if found.has("close", "noise-up"):
         made += [("afterpulsing", 0.6, ("close", "noise-up", "errors"))]
+    elif found.has("close") and not found.is_counted:
+        made += [("afterpulsing", 0.4, ("close", "more"))]
     if found.has("noise-up"):
         made += [("dark-counts", 0.5, ("noise-up", "errors", "more")), ("afterpulsing", 0.45, ("noise-up", "errors"))]
     if found.has("errors"):
