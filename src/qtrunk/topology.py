@@ -381,6 +381,21 @@ class Topology:
         return msgspec.convert(value, Topology)
 
 
+class LiveTopology(Topology):
+    """The network as a running node sees it: it reads like any Topology, and `adopt` puts another one in its place.
+
+    Everything in a node that looks at the network holds this one object, so all of it sees a change at the same moment.
+    What is worked out from a topology and kept is kept for its parts (`nodes`, `links`), which never change.
+    """
+
+    def __init__(self, topology: Topology) -> None:
+        self.adopt(topology)
+
+    def adopt(self, topology: Topology) -> None:
+        """From now on this is `topology`. One store, so no other thread sees a mixture of two networks."""
+        object.__setattr__(self, "__dict__", {entry.name: getattr(topology, entry.name) for entry in fields(topology)})
+
+
 def link_id(alice: NodeId, bob: NodeId) -> LinkId:
     """The ID of the link between two nodes."""
     return LinkId(f"{alice}-{bob}")

@@ -311,3 +311,33 @@ def test_a_file_that_is_none_of_ours_and_a_total_that_cannot_be_are_refused(tmp_
     with sqlite3.connect(tmp_path / "good.db") as db:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     db.close()
+
+
+def test_new_figures_of_a_tenant_hold_at_once_and_what_was_used_stays_used():
+    now = {"bank": tenant(quota_bits_per_day=10_000, burst_bps=1.0, burst_bits=9_000)}
+    totals = Counted()
+    machine = Admission(lambda _sae: now["bank"], totals, Clock())
+    machine.admit(ANN, [BOB], 4_000, [stock()])
+    now["bank"] = tenant(quota_bits_per_day=5_000, burst_bps=1.0, burst_bits=9_000)
+    machine.adopt(now, holds_back=True)
+    assert machine.usage()["bank"]["used_bits_today"] == 4_000
+    assert "1000 of 5000 are left" in str(refused(machine, 1_500))
+    # Nor does a change fill the bucket again.
+    now["bank"] = tenant(burst_bps=1.0, burst_bits=20_000)
+    machine.adopt(now, holds_back=True)
+    assert refused(machine, 5_001).limit == "burst_bps"
+    machine.admit(ANN, [BOB], 5_000, [stock()])
+
+
+def test_an_sae_that_changes_hands_pays_with_its_new_tenant_and_a_tenant_that_goes_gives_back_what_it_did_not_use():
+    owner = {ANN: tenant(quota_bits_per_day=1_000_000)}
+    totals = Counted()
+    machine = Admission(owner.__getitem__, totals, Clock())
+    owner[BOB] = owner[ANN]
+    machine.admit(ANN, [BOB], 100, [stock()])
+    shop = Tenant(id="shop", hybrid="qkd", burst_bps=1.0, burst_bits=128)
+    owner[ANN] = owner[BOB] = shop
+    machine.adopt({"shop": shop}, holds_back=True)
+    assert sorted(totals.bits.values()) == [100, 100]
+    assert refused(machine, 129, LimitForbids).limit == "burst_bits"
+    assert list(machine.usage()) == ["shop"]

@@ -16,7 +16,7 @@ import pytest
 from kms_kit import KEK_OCTETS, LINK, StandingClock, give_block, material_of, qkd_key
 
 from qtrunk.base.errors import KeyExhausted, KeyNotFound, StoreError
-from qtrunk.base.ids import KeyId, NodeId, SaeId
+from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
 from qtrunk.base.secret import Secret
 from qtrunk.kms.store import KeyStore, Slice, StorageFullError
 from qtrunk.stages import Role
@@ -324,3 +324,23 @@ def test_threads_take_turns_and_never_the_same_octets(open_store: Open) -> None:
     assert len(taken) == len(set(taken)) > 3_900
     assert sorted(collected) == key_ids(0, 200)
     assert store.ledger(LINK).unaccounted == 0
+
+
+def test_the_key_of_a_link_that_is_removed_is_destroyed_with_the_reason_on_record(tmp_path: Path) -> None:
+    store = KeyStore.open(tmp_path / "store", NodeId("a"), Secret(KEK_OCTETS), StandingClock())
+    give_block(store, 1, 1000)
+    give_block(store, 2, 500)
+    store.hold(qkd_key(3, 300))
+    store.allocate(LINK, Role.ALICE, 100)
+    other = LinkId("a-c")
+    store.hold(qkd_key(1, 200, link=other))
+    store.destroy_link(LINK, "link removed")
+    store.destroy_link(LINK, "link removed")
+    ledger = store.ledger(LINK)
+    assert (ledger.generated, ledger.pending, ledger.available, ledger.allocated) == (1800, 0, 0, 100)
+    assert ledger.destroyed == {"link removed": 1700}
+    assert store.block_record(LINK, 2)["reason"] == "link removed"
+    assert store.ledger(other).pending == 200
+    assert store.links() == [LINK, other]
+    assert [path for path in (tmp_path / "store").rglob("*") if LINK in str(path) and path.is_file()] == []
+    store.close()

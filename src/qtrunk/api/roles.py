@@ -75,6 +75,7 @@ TABLE: tuple[Rule, ...] = (
     Rule("GET", "/admin/v1/maintenance", _READERS, "maintenance windows"),
     Rule("POST", "/admin/v1/maintenance", _OPERATOR, "drain a node or a link, now or later"),
     Rule("POST", "/admin/v1/maintenance/{resource}/end", _OPERATOR, "end or call off a maintenance window"),
+    Rule("POST", "/admin/v1/configuration", _OFFICER, "take the node's configuration file anew: a changed network"),
     Rule("GET", "/admin/v1/audit", _REVIEWERS, "records of the audit log"),
     Rule("GET", "/admin/v1/approvals", _REVIEWERS, "what waits for a second person, and what became of it"),
     Rule("GET", "/admin/v1/approvals/{id}", _REVIEWERS, "one proposal, with the exact operation"),

@@ -21,7 +21,8 @@ from qtrunk.config import network
 from qtrunk.node.lab import Lab
 from qtrunk.node.supervisor import is_running, running_state
 
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S, START_TIMEOUT_PER_NODE_S = 60.0, 3.0
+"""To bring a lab up: with a hundred processes on two cores it takes a while."""
 STOP_TIMEOUT_S = 20.0
 REFRESH_S = 0.5
 
@@ -79,7 +80,8 @@ def _interrupt(_number: int, _frame: object) -> None:
 
 def _wait_until_up(lab: Lab, process: "subprocess.Popen[bytes]") -> None:
     client = LabClient(lab)
-    deadline_s = time.monotonic() + START_TIMEOUT_S
+    timeout_s = START_TIMEOUT_S + START_TIMEOUT_PER_NODE_S * len(lab.topology.nodes)
+    deadline_s = time.monotonic() + timeout_s
     missing: list[str] = []
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
@@ -88,7 +90,7 @@ def _wait_until_up(lab: Lab, process: "subprocess.Popen[bytes]") -> None:
         if not missing:
             return
         time.sleep(0.1)
-    raise LabError(f"nodes {', '.join(missing)} did not come up within {START_TIMEOUT_S:.0f} s; see {lab.state}/logs/")
+    raise LabError(f"nodes {', '.join(missing)} did not come up within {timeout_s:.0f} s; see {lab.state}/logs/")
 
 
 def _answers(client: LabClient, node: str) -> bool:

@@ -15,6 +15,7 @@ from qtrunk.base.errors import ConfigError, QtrunkError
 
 COMMANDS = {
     "alarms": "alarms:alarms",
+    "apply": "apply:apply",
     "approve": "approve:approve",
     "attack": "attack:attack",
     "audit": "audit:audit",
@@ -26,6 +27,7 @@ COMMANDS = {
     "drain": "drain:drain",
     "enrol": "enrol:enrol",
     "exposure": "exposure:exposure",
+    "graph": "graph:graph",
     "keys": "keys:keys",
     "ledger": "ledger:ledger",
     "link": "link:link",

@@ -109,6 +109,11 @@ class HybridEnd:
         self._offered: dict[bytes, bytes] = {}
         self._offers: dict[str, Offer] = {}
 
+    def believe(self, verifying_keys: Mapping[str, MLDSA65PublicKey]) -> None:
+        """Of the nodes of the network as it is now; keys of a node that is gone are believed no more."""
+        self._verifying_keys = dict(verifying_keys)
+        self._offers = {node: offer for node, offer in self._offers.items() if node in verifying_keys}
+
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def offer(self, now_unix_s: float) -> bytes:

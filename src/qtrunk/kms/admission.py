@@ -14,7 +14,7 @@ will under this configuration), StoreError (the quota cannot be recorded, so not
 
 import datetime as dt
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from qtrunk.base.errors import KeyExhausted, RequestRefused
 from qtrunk.base.ids import SaeId
@@ -71,19 +71,25 @@ class _Account:
     )
 
     def __init__(self, tenant: Tenant, now_s: float) -> None:
-        self.tenant = tenant
         self.filled_s = now_s
-        self.approved: dict[SaeId, Quality] = {}
-        """What was last found good enough, by target."""
-        most = max(GUARANTEED_BITS_LEAST, HORIZON_S * tenant.guaranteed_bps) if tenant.guaranteed_bps else 0.0
-        self.guaranteed_bits = self.guaranteed_most = min(most, tenant.burst_bits)
-        self.peak_bits = float(tenant.burst_bits)
-        self.is_metered = tenant.quota_bits_per_day is not None or tenant.quota_bits_per_month is not None
+        self.guaranteed_bits = self.peak_bits = math.inf
+        self.adopt(tenant)
         self.day = self.month = ""
         self.day_bits = self.month_bits = 0
         """As recorded, with what is counted ahead."""
         self.lease_bits = 0
         """Recorded and not yet given."""
+
+    def adopt(self, tenant: Tenant) -> None:
+        """The tenant's figures are these from now on; what it has used stays used."""
+        self.tenant = tenant
+        self.approved: dict[SaeId, Quality] = {}
+        """What was last found good enough, by target."""
+        most = max(GUARANTEED_BITS_LEAST, HORIZON_S * tenant.guaranteed_bps) if tenant.guaranteed_bps else 0.0
+        self.guaranteed_most = min(most, tenant.burst_bits)
+        self.guaranteed_bits = min(self.guaranteed_bits, self.guaranteed_most)
+        self.peak_bits = min(self.peak_bits, float(tenant.burst_bits))
+        self.is_metered = tenant.quota_bits_per_day is not None or tenant.quota_bits_per_month is not None
 
 
 class Admission:
@@ -148,6 +154,24 @@ class Admission:
         if account.is_metered and account.lease_bits + charge <= min(account.day_bits, account.month_bits):
             account.lease_bits += charge
 
+    def adopt(self, tenants: Mapping[str, Tenant], *, holds_back: bool) -> None:
+        """Tenants have come, gone or changed, and so may have whose an SAE is. StoreError where a quota is not kept."""
+        for name, account in list(self._accounts.items()):
+            if name not in tenants:
+                self._give_back_lease(account)
+                del self._accounts[name]
+            elif account.tenant != tenants[name]:
+                # What was counted ahead went by the old quotas.
+                self._give_back_lease(account)
+                account.adopt(tenants[name])
+        self._by_sae.clear()
+        self._holds_back = holds_back
+
+    def _give_back_lease(self, account: _Account) -> None:
+        if account.lease_bits:
+            self._record(account, -account.lease_bits)
+            account.lease_bits = 0
+
     def tenant(self, sae: SaeId) -> Tenant:
         """The tenant of an SAE."""
         return (self._by_sae.get(sae) or self._account(sae)).tenant
@@ -170,9 +194,7 @@ class Admission:
     def close(self) -> None:
         """Record what was really given, so that an orderly stop costs no quota. Nothing may be admitted afterwards."""
         for account in self._accounts.values():
-            if account.lease_bits:
-                self._record(account, -account.lease_bits)
-                account.lease_bits = 0
+            self._give_back_lease(account)
 
     def _account(self, sae: SaeId) -> _Account:
         tenant = self._tenant_of(sae)

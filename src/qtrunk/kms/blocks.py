@@ -65,6 +65,20 @@ class Blocks(StorePart):
         """Shred what is left of a block, or mark a number dead that never became key. Twice is harmless."""
         self._journal.run(lambda db: self._destroy(db, link, block, reason))
 
+    def destroy_link(self, link: LinkId, reason: str) -> None:
+        """Shred all that is left of a link's key: the link is no more."""
+
+        def work(db: sqlite3.Connection) -> None:
+            query = "SELECT block FROM blocks WHERE link = ? AND state IN ('pending', 'available')"
+            for (block,) in db.execute(query, (link,)).fetchall():
+                self._destroy(db, link, int(block), reason)
+
+        self._journal.run(work)
+
+    def links(self) -> list[LinkId]:
+        """Every link that this store has known."""
+        return self._read(lambda db: [LinkId(link) for (link,) in db.execute("SELECT link FROM links ORDER BY link")])
+
     def pending(self, link: LinkId) -> list[int]:
         """Blocks held but not released, ascending."""
         query = "SELECT block FROM blocks WHERE link = ? AND state = 'pending' ORDER BY block"

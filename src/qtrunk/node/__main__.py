@@ -8,6 +8,7 @@ import logging.handlers
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import uvloop
@@ -23,7 +24,7 @@ SWITCH_INTERVAL_S = 0.0002
 
 async def _run(config_path: Path, *, is_held: bool) -> bool:
     """Until told to stop; whether an officer has sealed the node."""
-    custody = Custody(load(config_path), is_held=is_held)
+    custody = Custody(load(config_path), is_held=is_held, reread=partial(load, config_path))
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -16,6 +16,7 @@ from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.wire import Message, decode, encode
 from qtrunk.relay.maintenance import WINDOWS_MAX, Window
 from qtrunk.relay.prices import LinkLevel
+from qtrunk.topology import Topology
 
 ADVERT_PERIOD_S = 1.0
 STALE_S = 10.0
@@ -71,6 +72,11 @@ class Adverts:
         self._heard[advert.node] = _Heard(advert, now_s)
         return advert
 
+    def adopt(self, topology: Topology) -> None:
+        """The network has changed: what nodes said that are gone counts no more."""
+        nodes = {node.id for node in topology.nodes}
+        self._heard = {node: heard for node, heard in self._heard.items() if node in nodes}
+
     def level(self, node: NodeId, link: LinkId, now_s: float) -> LinkLevel | None:
         """What `node` last said of its direction of `link`, or None if that is unknown or stale."""
         heard = self._heard.get(node)
@@ -83,6 +89,7 @@ class Adverts:
         return frozenset(node for node, heard in self._heard.items() if now_s - heard.at_s > STALE_S)
 
     def unusable_links(self, now_s: float) -> frozenset[LinkId]:
+        """Links that some node says cannot carry key now (no pool, no neighbour)."""
         """Links that some node says cannot carry key now (no pool, no neighbour)."""
         return frozenset(
             level.link

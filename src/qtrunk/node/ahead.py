@@ -104,10 +104,22 @@ class FillAhead:
         self._sharing = Sharing()
         self._wanted: dict[Pair, _Wanted] = {}
         self._running: set[asyncio.Task[None]] = set()
-        for demand in topology.demands:
+        self._expect_demands()
+
+    def adopt(self) -> None:
+        """The network has changed: demands, and which SAEs there are."""
+        for pair, wanted in list(self._wanted.items()):
+            wanted.expected_bps = 0.0
+            ends = [self._topology.sae(sae) for sae in pair]
+            if ends[0] is None or ends[1] is None or ends[0].node != self._node:
+                del self._wanted[pair]
+        self._expect_demands()
+
+    def _expect_demands(self) -> None:
+        for demand in self._topology.demands:
             for pair in (demand.between, demand.between[::-1]):
-                ends = [topology.sae(sae) for sae in pair]
-                if ends[0] is not None and ends[1] is not None and ends[0].node == node != ends[1].node:
+                ends = [self._topology.sae(sae) for sae in pair]
+                if ends[0] is not None and ends[1] is not None and ends[0].node == self._node != ends[1].node:
                     self._want(*pair).expected_bps = demand.rate_bps
 
     def stock(self, initiator: SaeId, target: SaeId) -> Stock:

@@ -109,6 +109,10 @@ class InterNodeServer:
         """Hand connections of `peer` for this link and service to `accept`."""
         self._expected[link, service] = (peer, accept)
 
+    def forget(self, link: str) -> None:
+        """Take no more connections for this link."""
+        self._expected = {key: value for key, value in self._expected.items() if key[0] != link}
+
     async def start(self, address: Address) -> None:
         """Listen."""
         self._server = await asyncio.start_server(

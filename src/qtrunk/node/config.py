@@ -101,6 +101,24 @@ class NodeConfig(msgspec.Struct, frozen=True):
         return next((entry for entry in self.links if entry.link == link), None)
 
 
+def check_same_node(old: NodeConfig, new: NodeConfig) -> None:
+    """ConfigError where more is changed than a node in service can take: the network, links that come and go."""
+    named = ("links", "topology", "verifying_keys")
+    wrong = [
+        f"{name}: a node in service keeps it; start the node anew"
+        for name in NodeConfig.__struct_fields__
+        if name not in named and getattr(old, name) != getattr(new, name)
+    ]
+    before = {entry.link: entry for entry in old.links}
+    wrong += [
+        f"links.{entry.link}: a link in service keeps its configuration; start the node anew"
+        for entry in new.links
+        if before.get(entry.link, entry) != entry
+    ]
+    if wrong:
+        raise ConfigError(wrong)
+
+
 def load(path: Path) -> NodeConfig:
     """Read a node's configuration; ConfigError says which field is wrong."""
     try:

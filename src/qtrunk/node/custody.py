@@ -20,7 +20,7 @@ import asyncio
 import gc
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 import msgspec
@@ -39,7 +39,7 @@ from qtrunk.kms.vault.opened import Vault
 from qtrunk.kms.vault.sharetext import is_share
 from qtrunk.kms.vault.unsealing import Keys, Unsealing
 from qtrunk.node.alarms import AlarmBoard
-from qtrunk.node.config import NodeConfig
+from qtrunk.node.config import NodeConfig, check_same_node
 from qtrunk.node.node import Node
 from qtrunk.node.sinks.dispatch import Dispatch
 from qtrunk.node.sinks.settings import load as load_sinks
@@ -66,8 +66,12 @@ def keys_of(config: NodeConfig) -> Keys:
 class Custody:
     """One node process's contents; `stop` it in the end. `is_held`: it was sealed by an officer and stays so."""
 
-    def __init__(self, config: NodeConfig, *, is_held: bool = False) -> None:
+    def __init__(
+        self, config: NodeConfig, *, is_held: bool = False, reread: Callable[[], NodeConfig] | None = None
+    ) -> None:
+        """`reread` gives the configuration as it is on the disk now."""
         self.config = config
+        self._reread = reread
         self._tasks: list[asyncio.Task[None]] = []
         self._is_changed = asyncio.Event()
         self.is_sealing = asyncio.Event()
@@ -102,6 +106,7 @@ class Custody:
                 "vault": self._answer,
                 "routes": self._answer_routes,
                 "maintenance": self._maintain,
+                "configuration": self._take_configuration,
             },
             self._trust.is_revoked,
             self._trust.note_refusal,
@@ -248,6 +253,24 @@ class Custody:
 
     async def _maintain(self, request: Request, operator: Operator) -> Response:
         return await self._in_service().maintenance.answer(request, operator)
+
+    async def _take_configuration(self, _request: Request, operator: Operator) -> Response:
+        """The network has changed, and the node's file says how: in force when the answer comes."""
+        if self._reread is None:
+            raise RequestRefused("this node has no configuration file")
+        if self._state() == STARTING:
+            raise RequestRefused("this node is just going into service; try again")
+        try:
+            config = self._reread()
+            with self._trust.audit.during(f"operator {operator.name}", "take configuration", self.config.node):
+                if self._node is None:
+                    check_same_node(self.config, config)
+                lines = () if self._node is None else await self._node.take(config)
+        except ConfigError as problem:
+            raise RequestRefused(str(problem)) from problem
+        self.config = config
+        self._trust.adopt(config)
+        return Response(200, msgspec.json.encode({"changes": lines}))
 
     def _seal(self, operator: Operator) -> Response:
         if self._keys.is_bare:

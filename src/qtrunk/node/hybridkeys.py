@@ -5,7 +5,7 @@ is empty, and asks for the key meanwhile.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -86,16 +86,22 @@ def load_end(node: str, signing_key: Path, verifying_keys: dict[str, str], suite
     """From PEM files; ConfigError where one is missing or holds something else."""
     try:
         own = serialization.load_pem_private_key(signing_key.read_bytes(), password=None)
-        others = {
-            other: serialization.load_pem_public_key(Path(path).read_bytes()) for other, path in verifying_keys.items()
-        }
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError([f"signing_key, verifying_keys: {error}"]) from error
+        raise ConfigError([f"signing_key: {error}"]) from error
     if not isinstance(own, MLDSA65PrivateKey):
         raise ConfigError([f"signing_key {signing_key}: an ML-DSA-65 key is needed"])
+    return HybridEnd(node, own, load_verifying_keys(verifying_keys), suite)
+
+
+def load_verifying_keys(paths: Mapping[str, str]) -> dict[str, MLDSA65PublicKey]:
+    """Of other nodes, from PEM files; ConfigError where one is missing or holds something else."""
     known: dict[str, MLDSA65PublicKey] = {}
-    for other, key in others.items():
+    for other, path in paths.items():
+        try:
+            key = serialization.load_pem_public_key(Path(path).read_bytes())
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError([f"verifying_keys {other}: {error}"]) from error
         if not isinstance(key, MLDSA65PublicKey):
             raise ConfigError([f"verifying_keys {other}: an ML-DSA-65 key is needed"])
         known[other] = key
-    return HybridEnd(node, own, known, suite)
+    return known

@@ -125,6 +125,14 @@ class KxRunner:
                 del self._channels[link]
                 self._carry_out(self._machine.link_down(link))
 
+    def drop(self, link: LinkId) -> None:
+        """A link is about to be taken out of the network."""
+        channel = self._channels.pop(link, None)
+        if channel is not None:
+            channel.close()
+        self._carry_out(self._machine.link_gone(link))
+        self._alarms.clear(link)
+
     async def keep_ticking(self) -> None:
         """Drive the machine's time-outs."""
         while True:

@@ -11,12 +11,15 @@ Layout of a state directory (mode 0700):
     operator/           certificate of the lab's operator (the command line)
     optics/LINK/        configuration and socket of a simulated fibre
     logs/               what processes print when they fail
+    gone/               records of nodes that were taken out
 """
 
 import contextlib
 import os
 import secrets
 import socket
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -91,7 +94,7 @@ class Lab:
             if lab.topology.to_dict() != topology.to_dict():
                 raise LabError(
                     f"{state} holds a lab of topology {lab.topology.name} that differs from {topology.name}; "
-                    "use another --state DIR, or remove this one with its keys"
+                    "`qtrunk apply` changes it; or use another --state DIR, or remove this one with its keys"
                 )
             # Ports that somebody else took since the last `up` are chosen anew.
             kept = {node: ports for node, ports in lab.ports.items() if _are_free(ports)}
@@ -103,6 +106,49 @@ class Lab:
         lab.controllers = kept_controllers + _free_ports(controllers - len(kept_controllers), taken)
         lab._write()
         return lab
+
+    def change_to(self, topology: Topology) -> None:
+        """Make this lab one of `topology`, on the disk. What runs for parts that are gone stays in the plan: `settle`.
+
+        LabError where a link that was taken out before would come back with the authentication key that is destroyed.
+        """
+        back = [
+            link.id for link in topology.links if link.distillation.bootstrap == "preshared" and self._was_out(link)
+        ]
+        if back:
+            raise LabError(
+                f"links {', '.join(back)} were taken out before and what authenticates them is destroyed at one end or "
+                'both; give them bootstrap = "ml-dsa"'
+            )
+        before = self._children()
+        for link in self.topology.links:
+            if link.id not in {one.id for one in topology.links}:
+                self._gone_marker(link).touch()
+        self.ports = _choose_ports(topology, self.ports)
+        self.topology = topology
+        names = {child.name for child in self._children()}
+        self._write([child for child in before if child.name not in names])
+
+    def settle(self) -> None:
+        """Nothing runs any more for what is gone."""
+        _write_json(self.state / "plan.json", Plan(self._children()))
+
+    def put_away(self) -> None:
+        """Nodes that are gone and run no more: their records are kept in `gone/`, what opens their keys is not."""
+        known = {node.id for node in self.topology.nodes}
+        for directory in (self.state / "nodes").iterdir():
+            if directory.name in known:
+                continue
+            for name in ("kek", "key.pem", "signing-key.pem"):
+                (directory / name).unlink(missing_ok=True)
+            (self.state / "gone").mkdir(mode=0o700, exist_ok=True)
+            directory.rename(self.state / "gone" / f"{directory.name}-{time.time_ns()}")
+
+    def _was_out(self, link: Link) -> bool:
+        return self._gone_marker(link).exists()
+
+    def _gone_marker(self, link: Link) -> Path:
+        return self.state / "optics" / link.id / "gone"
 
     def credentials(self, sae: SaeId) -> Credentials:
         """Certificate paths of an SAE of the lab."""
@@ -143,7 +189,7 @@ class Lab:
 
     # ── making ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _write(self) -> None:
+    def _write(self, also: Sequence[ChildSpec] = ()) -> None:
         longest = max((str(self.optics_socket(link.id)) for link in self.topology.links), key=len, default="")
         if len(longest) > SOCKET_PATH_MAX:
             raise LabError(f"state directory {self.state} is too long for Unix sockets; choose a shorter --state DIR")
@@ -163,7 +209,7 @@ class Lab:
             self._write_optics(link)
             if link.distillation.bootstrap == "preshared":
                 self._write_preshared(link)
-        _write_json(self.state / "plan.json", Plan(self._children()))
+        _write_json(self.state / "plan.json", Plan([*self._children(), *also]))
         _write_json(self.state / "lab.json", LabRecord(1, self.topology.to_dict(), self.ports, self.controllers))
 
     def _children(self) -> list[ChildSpec]:

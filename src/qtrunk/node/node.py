@@ -14,6 +14,7 @@ from qtrunk.api.identity import SaeRegistry
 from qtrunk.base.errors import ConfigError, StoreError
 from qtrunk.base.ids import KeyId, LinkId, SaeId
 from qtrunk.base.secret import Secret
+from qtrunk.config.change import change
 from qtrunk.crypto.hybrid import HybridEnd
 from qtrunk.distil.authentication import AUTH_OCTETS, Signatures
 from qtrunk.kms.applications import Applications
@@ -31,11 +32,11 @@ from qtrunk.node.authentication import LinkAuthentication, load_signatures
 from qtrunk.node.border import NetworkInterior
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
 from qtrunk.node.commit import GroupCommit
-from qtrunk.node.config import LinkConfig, NodeConfig
+from qtrunk.node.config import LinkConfig, NodeConfig, check_same_node
 from qtrunk.node.device import Module
 from qtrunk.node.fallback import Fallback
 from qtrunk.node.flooding import Flooding
-from qtrunk.node.hybridkeys import HybridKeys, load_end
+from qtrunk.node.hybridkeys import HybridKeys, load_end, load_verifying_keys
 from qtrunk.node.interwork import interworking
 from qtrunk.node.kxrunner import KxRunner
 from qtrunk.node.linkend import LinkRunner
@@ -59,7 +60,7 @@ from qtrunk.plan.light import Light
 from qtrunk.relay.kx import Kx
 from qtrunk.relay.routing import Routing
 from qtrunk.stages import Role
-from qtrunk.topology import Link
+from qtrunk.topology import Link, LiveTopology
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class Node:
         world = world or real_world(config.random_device)
         self.config = config
         self.tasks: list[asyncio.Task[None]] = []
-        self._topology = config.load_topology()
+        self._topology = LiveTopology(config.load_topology())
         self._clock = world.clock
         self._random = world.random
         self._alarms = alarms
@@ -88,9 +89,9 @@ class Node:
             directory / "store", config.node_id, kek, self._clock, self._topology.key_api.retry_window_s
         )
         self._adverts = Adverts(config.node_id)
+        self._hybrid = end = self._hybrid_end()
         self.routes = HandedRoutes(config.node_id, self._topology, directory, alarms, self._clock)
         self._routing = Routing(config.node_id, self._topology, self.routes.prefer_now)
-        end = self._hybrid_end()
         machine = Kx(
             *(config.node_id, self._topology, self._store, self._random, self._clock),
             self._routing,
@@ -157,9 +158,8 @@ class Node:
         self.contexts = [self._dial_context, server_context, api_context]
         """For renewed certificates and added CAs."""
         settings = self._topology.key_api
-        registry = SaeRegistry(sae for sae in self._topology.saes if sae.node == config.node_id)
-        self._registry = registry
-        key_api = etsi014v2.key_api(self._supply, registry.sae_of, settings)
+        self._registry = self._own_saes()
+        key_api = etsi014v2.key_api(self._supply, self._sae_of, settings)
         self._key_api = https.HttpsServer(self._trust.guarded(key_api), api_context, is_revoked=self._trust.is_revoked)
         if settings.loopback_test:
             self._alarms.raise_alarm(
@@ -180,11 +180,13 @@ class Node:
         )
         if notes is not None:
             notes.serve("streams", self._streams.receive)
-        router_api = skip.Skip(self._supply, registry.sae_of, self._peers, self._random)
+        router_api = skip.Skip(self._supply, self._sae_of, self._peers, self._random)
         self._skip_api = https.HttpsServer(
             self._trust.guarded(router_api.handle), api_context, is_revoked=self._trust.is_revoked
         )
         self._links: list[LinkWorker[Any]] = []
+        self._link_tasks: dict[LinkId, list[asyncio.Task[None]]] = {}
+        self._changing = asyncio.Lock()
         port = SdnPort(
             *(config.node_id, self._topology, self._store, self._supply, self._ahead, self._routing, self._links),
             applications,
@@ -237,7 +239,8 @@ class Node:
             await self._interworking.stop()
         await self._streams.stop()
         self._server.close()
-        running = [*self.tasks, *self._connections]
+        of_links = [task for tasks in self._link_tasks.values() for task in tasks]
+        running = [*self.tasks, *of_links, *self._connections]
         for task in running:
             task.cancel()
         self._ahead.stop()
@@ -260,7 +263,9 @@ class Node:
         self._load_preshared(link.id, Path(link_config.preshared_file))
         runner = self._runner(link, role, link_config)
         self._links.append(runner)
-        self.tasks += runner.start()
+        self._link_tasks[link.id] = []
+        for task in runner.start():
+            self._keep(link.id, task)
         self._connect(link, role, link_config, "distil" if link.vendor is None else "vendor", runner.serve, runner)
         self._connect(link, role, link_config, "kx", partial(self._relay.serve, link.id), runner)
 
@@ -320,20 +325,24 @@ class Node:
                 is_revoked=self._trust.is_revoked,
             )
 
-        self._spawn(runner.keep_dialling(connect, serve))
+        self._keep(link.id, asyncio.create_task(runner.keep_dialling(connect, serve)))
+
+    def _keep(self, link: LinkId, task: asyncio.Task[None]) -> None:
+        """A task of a link: it ends when the link is taken out; an error in it stops the node."""
+        self._link_tasks[link].append(task)
+        task.add_done_callback(self._look_at_end)
 
     def _adopt(self, work: Coroutine[object, object, None]) -> None:
         """Run a connection's task; forget it when it ends, but let its bugs stop the node."""
         task = asyncio.create_task(work)
         self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+        task.add_done_callback(self._look_at_end)
 
-        def ended(ended_task: asyncio.Task[None]) -> None:
-            self._connections.discard(ended_task)
-            error = None if ended_task.cancelled() else ended_task.exception()
-            if error is not None:
-                self._fail(error)
-
-        task.add_done_callback(ended)
+    def _look_at_end(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         if not self.failed.done():
@@ -357,6 +366,59 @@ class Node:
         if self.config.signing_key is None or link_config.peer_verifying_key is None:
             raise ConfigError([f"link {link.id}: bootstrap = ml-dsa needs signing_key and the peer's verifying key"])
         return load_signatures(Path(self.config.signing_key), Path(link_config.peer_verifying_key))
+
+    # ── growth ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def take(self, config: NodeConfig) -> tuple[str, ...]:
+        """Take a changed network in service, without a stop; what changed, in words.
+
+        ConfigError where that cannot be, and then nothing has changed.
+        """
+        async with self._changing:
+            topology = config.load_topology()
+            found = change(self._topology, topology)
+            found.check_live()
+            check_same_node(self.config, config)
+            keys = load_verifying_keys(config.verifying_keys)
+            # No await from here until everything knows the new network: nothing sees half of it.
+            gone = [self._let_go(link.id) for link in found.gone_links if link.id in self._link_tasks]
+            self._topology.adopt(topology)
+            self.config = config
+            self._registry = self._own_saes()
+            if self._hybrid is not None:
+                self._hybrid.believe(keys)
+            self._adverts.adopt(topology, found.new_links)
+            self._ahead.adopt()
+            self._supply.adopt()
+            for link_config in config.links:
+                if link_config.link not in self._link_tasks:
+                    self._start_link(link_config)
+            self._agent.enforce()
+            for runner in gone:
+                await asyncio.to_thread(runner.stop)
+                self._alarms.clear(runner.link)
+            # All that the store has known: what a crash in the middle of a change left behind goes with it.
+            here = {link.id for link in topology.links_of(config.node_id)}
+            for link in self._store.links():
+                if link not in here:
+                    self._store.destroy_link(link, "link removed")
+            return found.lines
+
+    def _let_go(self, link: LinkId) -> LinkWorker[Any]:
+        """Nothing goes over a link any more; its worker still has to be stopped."""
+        self._server.forget(link)
+        for task in self._link_tasks.pop(link):
+            task.cancel()
+        self._relay.drop(link)
+        runner = next(worker for worker in self._links if worker.link == link)
+        self._links.remove(runner)
+        return runner
+
+    def _own_saes(self) -> SaeRegistry:
+        return SaeRegistry(sae for sae in self._topology.saes if sae.node == self.config.node_id)
+
+    def _sae_of(self, identity: https.PeerIdentity) -> SaeId | None:
+        return self._registry.sae_of(identity)
 
     # ── housekeeping ────────────────────────────────────────────────────────────────────────────────────────────
 

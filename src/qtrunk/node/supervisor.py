@@ -4,7 +4,8 @@
 
 Children ask the kernel to be told when the supervisor dies, so a killed supervisor leaves nothing running; they
 run in sessions of their own, so a Ctrl-C at the terminal reaches them as an orderly SIGTERM and in order. A child that
-keeps dying at once is restarted ever more slowly, up to BACKOFF_S_MAX.
+keeps dying at once is restarted ever more slowly, up to BACKOFF_S_MAX. SIGHUP: the plan has changed; only the processes
+that are new in it or gone from it are touched.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -75,6 +76,7 @@ class Supervisor:
         plan = msgspec.json.decode((state / "plan.json").read_bytes(), type=Plan)
         self._children = [_Child(spec) for spec in plan.children]
         self._is_stopping = False
+        self._is_replanned = False
         self._is_changed = True
         self._started_unix_s = time.time()
 
@@ -82,16 +84,33 @@ class Supervisor:
         """Ask the run loop to end (also the signal handler)."""
         self._is_stopping = True
 
+    def replan(self, _signal: int = 0, _frame: FrameType | None = None) -> None:
+        """Ask the run loop to follow the plan as it is on the disk now (also the signal handler)."""
+        self._is_replanned = True
+
     def run(self) -> None:
         """Start everything, keep it running, stop it in order."""
         try:
             while not self._is_stopping:
+                if self._is_replanned:
+                    self._is_replanned = False
+                    self._follow_plan()
                 self._is_changed |= self._look()
                 if self._is_changed:
                     self._write_state()
                 time.sleep(POLL_S)
         finally:
             self._stop_children()
+
+    def _follow_plan(self) -> None:
+        """Stop what the plan does not name any more; what it names anew is started as if it had died."""
+        plan = msgspec.json.decode((self._state / "plan.json").read_bytes(), type=Plan)
+        gone = [child for child in self._children if child.spec not in plan.children]
+        kept = [child for child in self._children if child.spec in plan.children]
+        known = [child.spec for child in kept]
+        self._stop(gone)
+        self._children = kept + [_Child(spec) for spec in plan.children if spec not in known]
+        self._is_changed = True
 
     def _look(self) -> bool:
         """Start what is due, notice what died; whether anything changed."""
@@ -156,8 +175,13 @@ class Supervisor:
             self._is_changed = False
 
     def _stop_children(self) -> None:
+        self._stop(self._children)
+        (self._state / "supervisor.json").unlink(missing_ok=True)
+
+    @staticmethod
+    def _stop(children: Sequence[_Child]) -> None:
         """SIGTERM to all, a grace period, then SIGKILL; nothing stays behind."""
-        running = [child.process for child in self._children if child.process is not None]
+        running = [child.process for child in children if child.process is not None]
         for process in running:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
@@ -168,7 +192,6 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        (self._state / "supervisor.json").unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -219,6 +242,7 @@ def main() -> None:
         supervisor = Supervisor(options.state)
         signal.signal(signal.SIGTERM, supervisor.stop)
         signal.signal(signal.SIGINT, supervisor.stop)
+        signal.signal(signal.SIGHUP, supervisor.replan)
         supervisor.run()
 
 

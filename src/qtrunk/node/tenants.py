@@ -47,10 +47,14 @@ class TenantSupply:
         self._totals = totals
         self._clock = clock
         self._stock_of = stock_of
-        holds_back = any(tenant.guaranteed_bps for tenant in topology.tenants)
-        self._admission = Admission(topology.tenant_of, totals, clock, holds_back=holds_back)
+        self._admission = Admission(topology.tenant_of, totals, clock, holds_back=_holds_back(topology))
         self._figures: dict[str, Figures] = {}
         self._demand: dict[tuple[SaeId, SaeId], Meter] = {}
+
+    def adopt(self) -> None:
+        """The network has changed: who its tenants are, what they may, and which SAEs are theirs."""
+        known = {tenant.id: tenant for tenant in (*self._topology.tenants, self._topology.default_tenant)}
+        self._admission.adopt(known, holds_back=_holds_back(self._topology))
 
     def status(self, initiator: SaeId, target: SaeId) -> SupplyStatus:
         """Supply from `initiator` to `target` now."""
@@ -164,3 +168,7 @@ class TenantSupply:
                 del self._demand[next(iter(self._demand))]
             self._demand[initiator, target] = Meter(now_s)
         return self._demand[initiator, target]
+
+
+def _holds_back(topology: Topology) -> bool:
+    return any(tenant.guaranteed_bps for tenant in topology.tenants)

@@ -72,6 +72,10 @@ class Trust:
         self._seen = self._certificate_seen()
         self.audit.record(f"node {config.node}", "start")
 
+    def adopt(self, config: NodeConfig) -> None:
+        """The node has taken another configuration."""
+        self._config = config
+
     def close(self) -> None:
         """The node stops."""
         if self.audit.problem is None:

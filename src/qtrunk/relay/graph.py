@@ -1,4 +1,4 @@
-"""The network as arrays, for the graph algorithms of scipy.sparse.csgraph; made once for each topology.
+"""The network as arrays, for the graph algorithms of scipy.sparse.csgraph; made once for each set of nodes and links.
 
 An arc is one direction of a link: key lies in two directions, and each has its own level. Costs are in hops: one hop
 costs one site to trust and one octet of link key for each octet relayed. To go into a node that is trusted half as much
@@ -86,17 +86,19 @@ def cheapest(costs: Costs, heads: Arcs, starts: Arcs, source: int) -> tuple[Cost
     return distances[0], before[0]
 
 
-_graphs: dict[int, tuple[Topology, Graph]] = {}
-"""By identity: to compare or hash a topology looks at all of it. An entry keeps its topology alive, hence its ID."""
+_graphs: dict[tuple[int, int], tuple[object, Graph]] = {}
+"""By identity of nodes and links: to compare or hash them looks at all of them. An entry keeps both alive, hence their
+IDs. Not by the topology itself: a running node's changes."""
 
 
 def graph_of(topology: Topology) -> Graph:
     """The graph of a topology, made once."""
-    found = _graphs.get(id(topology))
+    key = (id(topology.nodes), id(topology.links))
+    found = _graphs.get(key)
     if found is None:
         while len(_graphs) >= _CACHED:
             del _graphs[next(iter(_graphs))]
-        found = _graphs[id(topology)] = (topology, _made(topology))
+        found = _graphs[key] = ((topology.nodes, topology.links), _made(topology))
     return found[1]
 
 

@@ -1,8 +1,10 @@
 """What the parts of one node's relay machine stand on."""
 
+import contextlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.base.ports import Clock, Random
@@ -31,8 +33,12 @@ class Ground:
     hybrid: HybridPort | None = None
 
     def links(self, nodes: Sequence[str]) -> tuple[LinkId, ...]:
-        """The links along a route."""
-        return links_of(self.topology, [NodeId(node) for node in nodes])
+        """The links along a route; one that was taken out of the network meanwhile is not among them."""
+        known: list[LinkId] = []
+        for a, b in pairwise(nodes):
+            with contextlib.suppress(KeyError):
+                known.append(self.topology.link_between(NodeId(a), NodeId(b)).id)
+        return tuple(known)
 
     def routes_demanded(self, saes: Iterable[SaeId]) -> tuple[int, int]:
         """How many shares must make a key for these SAEs, and how many more are wanted: the most of each tenant's."""

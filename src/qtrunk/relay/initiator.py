@@ -119,6 +119,15 @@ class Initiator:
         waiting = [relay for request in self._requests.values() for relay in request.unanswered()]
         return sum(not set(links).isdisjoint(self._ground.links(relay.route)) for relay in waiting)
 
+    def link_gone(self, link: LinkId) -> list[Effect]:
+        """See relay.kx.Kx: requests that began over the link begin again, answered in part or not."""
+        effects: list[Effect] = []
+        for request in list(self._requests.values()):
+            relays = [relay for group in request.groups for relay in group.relays.values()]
+            if any(self._ground.hops.between(relay.route, 0) == link for relay in relays):
+                effects += self._retry(request, f"link {link}: was taken out of the network", {link})
+        return effects
+
     def tick(self) -> list[Effect]:
         """Time-outs."""
         now_s = self._ground.clock.monotonic_s()
@@ -291,7 +300,9 @@ class Initiator:
         by_node: dict[NodeId, list[SaeId]] = {}
         for target in targets:
             node = self._ground.topology.end_of(target)
-            assert node is not None  # check_request has seen to it
+            if node is None:
+                # check_request had seen to it; it was taken out of the network since.
+                raise RouteUnavailable(f"SAE {target} is not in the network any more")
             by_node.setdefault(node, []).append(target)
         return by_node
 
@@ -379,7 +390,7 @@ class Initiator:
     def _over(self, group: Group, wrong: Iterable[str]) -> set[str]:
         """The relays that came to their end over these links."""
         named = set(wrong)
-        return {one for one, relay in group.relays.items() if self._ground.links(relay.route)[-1] in named}
+        return {one for one, relay in group.relays.items() if named.intersection(self._ground.links(relay.route)[-1:])}
 
     def _links(self, group: Group) -> set[LinkId]:
         return {link for one in group.doubted for link in self._ground.links(group.relays[one].route)}

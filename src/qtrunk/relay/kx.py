@@ -141,6 +141,10 @@ class Kx:
         """How many relays wait for their completion over these links, own ones and others'."""
         return self._carrier.under_way(links) + self._initiator.under_way(links)
 
+    def link_gone(self, link: LinkId) -> list[Effect]:
+        """The link is about to be taken out of the network: nothing may have to do with it afterwards."""
+        return [*self.link_down(link), *self._initiator.link_gone(link)]
+
     def tick(self) -> list[Effect]:
         """Time-outs, and grants where a direction runs low."""
         effects: list[Effect] = [*self._initiator.tick(), *self._inquests.tick()]

@@ -1,0 +1,91 @@
+"""`qtrunk apply`: a changed topology for a lab, running or not; only what has changed is touched."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from qtrunk.api.jsonclient import Service
+from qtrunk.api.tls import client_context
+from qtrunk.base.errors import LabError
+from qtrunk.base.ids import NodeId
+from qtrunk.cli import options
+from qtrunk.config import network
+from qtrunk.config.change import Change, change
+from qtrunk.node.lab import HOST, Lab
+from qtrunk.node.supervisor import running_state
+
+TIMEOUT_S, TIMEOUT_PER_NODE_S = 60.0, 3.0
+POLL_S = 0.1
+
+
+@click.command()
+@click.argument("topology")
+@options.state_option
+@click.option("--dry-run", is_flag=True, help="Say what would change, and change nothing.")
+def apply(topology: str, state: Path, dry_run: bool) -> None:
+    """Give a lab another TOPOLOGY. What has not changed stays in service: no process of it stops, no request fails.
+
+    Nodes, links, SAEs, demands and tenants may come and go. The key of links that go is destroyed.
+    """
+    loaded = network.load(network.find(topology))
+    lab = Lab.open(state)
+    found = change(lab.topology, loaded)
+    for line in found.lines:
+        click.echo(line)
+    running = running_state(state)
+    if running is not None:
+        found.check_live()
+    if dry_run:
+        click.echo(f"{len(found.lines)} changes; nothing is changed (--dry-run).")
+        return
+    lab.change_to(loaded)
+    if running is None:
+        lab.settle()
+    else:
+        _bring_about(lab, found, running.pid)
+    lab.put_away()
+    click.echo(f"{len(found.lines)} changes are in force.")
+
+
+def _bring_about(lab: Lab, found: Change, supervisor: int) -> None:
+    """New processes first, then those that stay take the new network, then those that are gone stop."""
+    os.kill(supervisor, signal.SIGHUP)
+    timeout_s = TIMEOUT_S + TIMEOUT_PER_NODE_S * len(lab.topology.nodes)
+    deadline_s = time.monotonic() + timeout_s
+    ends = {end for link in found.gone_links for end in (link.alice, link.bob)}
+    # Who sends over a link that goes stops that before the link's ends let go of it.
+    for node in sorted((node.id for node in lab.topology.nodes), key=lambda one: (one in ends, one)):
+        _until(lambda node=node: _take(lab, node), deadline_s, f"node {node} does not answer")  # type: ignore[misc]
+    lab.settle()
+    os.kill(supervisor, signal.SIGHUP)
+    gone = {f"node-{node}" for node in found.gone_nodes} | {f"optics-{link.id}" for link in found.gone_links}
+    _until(lambda: not gone & _processes(lab), deadline_s, f"{', '.join(sorted(gone))} did not stop")
+
+
+def _take(lab: Lab, node: NodeId) -> bool:
+    """Let a node take its new configuration; False while it does not answer."""
+    own = lab.operator()
+    service = Service(
+        HOST, lab.ports[node].admin_api, client_context(own.certificate, own.private_key, own.ca_certificate)
+    )
+    try:
+        service.ask("POST", "/admin/v1/configuration")
+    except LabError:
+        return False
+    return True
+
+
+def _processes(lab: Lab) -> set[str]:
+    running = running_state(lab.state)
+    return set() if running is None else set(running.children)
+
+
+def _until(is_done: Callable[[], bool], deadline_s: float, why_not: str) -> None:
+    while not is_done():
+        if time.monotonic() > deadline_s:
+            raise LabError(f"{why_not}; `qtrunk apply` again goes on where this ended")
+        time.sleep(POLL_S)
