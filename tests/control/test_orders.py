@@ -5,7 +5,7 @@ import pytest
 
 from qtrunk.base.errors import NotAuthorised, RequestRefused, StoreError
 from qtrunk.control.orders import LIFETIME_S_MAX, RouteOrder, RouteTable, check, decode_order
-from qtrunk.topology import Node, ring, trunk
+from qtrunk.topology import LiveTopology, Node, ring, trunk
 
 RING = ring("ring", [Node(id=name) for name in "abcd"], [(10, 3)] * 4)
 ROUTES = {"c": [["a", "b", "c"], ["a", "d", "c"]], "b": [["a", "b"]]}
@@ -72,6 +72,18 @@ def test_a_topology_that_changed_makes_the_routes_void_but_not_the_token(table, 
     assert changed.prefer("c", (), 100.0) is None
     with pytest.raises(NotAuthorised):
         changed.take(order(fencing=2, routes={}), 200.0)
+
+
+def test_routes_over_a_link_that_goes_are_let_go_of_while_the_node_runs(kept):
+    live = LiveTopology(RING)
+    table = RouteTable("a", live, kept.append)
+    table.adopt()
+    table.take(order(), 100.0)
+    live.adopt(trunk("row", [Node(id=name) for name in "bcda"], [(10, 3)] * 3))
+    table.adopt()
+    assert table.prefer("c", (), 100.0) is None
+    with pytest.raises(NotAuthorised):
+        table.take(order(fencing=2, routes={}), 200.0)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkwatch import BEGIN_S, BLOCKS, LinkWatch, expectations
 from qtrunk.plan.light import Expectation
 from qtrunk.stages import Role
+from qtrunk.topology import LiveTopology, Node, trunk
 
 TRUNK = network.load(
     """
@@ -149,10 +150,17 @@ class Site:
     def __init__(self, clock, board):
         self.clock, self.board = clock, board
         self.adverts = Adverts(NodeId("a"))
+        self.topology = LiveTopology(TRUNK)
         self.level, self.heard, self.is_usable = 10_000, {"b", "c"}, True
         self.pools = [PoolLevel(SaeId("bank"), SaeId("post"), 0, 0)]
         self.watch = AlarmWatch(
-            NodeId("a"), TRUNK, board, clock, self.adverts, list, lambda: [replace(p, **self.now()) for p in self.pools]
+            NodeId("a"),
+            self.topology,
+            board,
+            clock,
+            self.adverts,
+            list,
+            lambda: [replace(p, **self.now()) for p in self.pools],
         )
 
     def now(self):
@@ -210,6 +218,17 @@ def test_a_node_that_falls_silent_is_missed_and_comes_back(site, board):
     site.heard = {"b", "c"}
     site.go(7)
     assert up(board) == set()
+
+
+def test_a_node_that_is_taken_out_of_the_network_is_missed_no_more(site, board):
+    site.go(5)
+    site.heard = {"b"}
+    site.go(int(STALE_S) + 5)
+    assert up(board, "node c") == {"RelayUnreachable"}
+    site.topology.adopt(trunk("row", [Node(id=NodeId(name)) for name in "ab"], [(20.0, 8.0)]))
+    site.watch.adopt()
+    site.go(5)
+    assert up(board, "node c") == set()
 
 
 def test_a_pool_that_empties_behind_a_broken_link_elsewhere_names_that_link(site, board):

@@ -62,6 +62,8 @@ def _bring_about(lab: Lab, found: Change, supervisor: int) -> None:
         _until(lambda node=node: _take(lab, node), deadline_s, f"node {node} does not answer")  # type: ignore[misc]
     lab.settle()
     os.kill(supervisor, signal.SIGHUP)
+    for name in lab.controller_names():
+        _begin_anew(lab, name, deadline_s)
     gone = {f"node-{node}" for node in found.gone_nodes} | {f"optics-{link.id}" for link in found.gone_links}
     _until(lambda: not gone & _processes(lab), deadline_s, f"{', '.join(sorted(gone))} did not stop")
 
@@ -77,6 +79,21 @@ def _take(lab: Lab, node: NodeId) -> bool:
     except LabError:
         return False
     return True
+
+
+def _begin_anew(lab: Lab, controller: str, deadline_s: float) -> None:
+    """A controller knows the network from its start; while one begins anew another leads, and nodes keep their routes."""
+    before = running_state(lab.state)
+    if before is None or before.children.get(controller) is None:
+        return  # It is down, and reads its configuration when it comes.
+    os.kill(before.children[controller]["pid"], signal.SIGTERM)
+
+    def is_there() -> bool:
+        now = running_state(lab.state)
+        child = None if now is None else now.children.get(controller)
+        return child is not None and child["pid"] not in (0, before.children[controller]["pid"])
+
+    _until(is_there, deadline_s, f"{controller} did not begin anew")
 
 
 def _processes(lab: Lab) -> set[str]:

@@ -89,12 +89,18 @@ class RouteTable:
 
     def load(self, octets: bytes) -> None:
         """What was kept. A topology that has changed since may have no such links: then the routes are let go of."""
-        held = msgspec.json.decode(octets, type=Held)
+        self._held = msgspec.json.decode(octets, type=Held)
+        self.adopt()
+
+    def adopt(self) -> None:
+        """The topology may have changed: routes over what is not there are let go of, all of one order together."""
+        if self._held is None:
+            return
         try:
-            check(held.order, self._topology, self._node)
+            check(self._held.order, self._topology, self._node)
         except RequestRefused:
-            held = msgspec.structs.replace(held, order=msgspec.structs.replace(held.order, routes={}))
-        self._held = held
+            order = msgspec.structs.replace(self._held.order, routes={})
+            self._held = msgspec.structs.replace(self._held, order=order)
 
     def take(self, order: RouteOrder, now_unix_s: float) -> None:
         """Take an order; NotAuthorised for one that is older than what is held, RequestRefused for a wrong one."""

@@ -89,6 +89,17 @@ class AlarmWatch:
                 ask_s = self._clock.monotonic_s() + PLAN_AGAIN_S
                 await self._ask_for_plans()
 
+    def adopt(self) -> None:
+        """The topology has changed: nothing is kept of links and nodes that are gone, their alarms are over."""
+        self._correlation = Correlation(self._topology, self._usual_route)
+        self._explained = None
+        links = {link.id for link in self._topology.links}
+        self._watches = {link: watch for link, watch in self._watches.items() if link in links}
+        gone = self._node_states.keys() - {node.id for node in self._topology.nodes}
+        for node in gone:
+            del self._node_states[node]
+            self._board.clear(node_resource(NodeId(node)))
+
     async def _ask_for_plans(self) -> None:
         lacking = [one for one in self._watches.values() if one.plan is None and one.statistics.link.vendor is None]
         if not lacking:

@@ -390,6 +390,8 @@ class Node:
             self._adverts.adopt(topology, found.new_links)
             self._ahead.adopt()
             self._supply.adopt()
+            self.routes.adopt()
+            self._watch.adopt()
             for link_config in config.links:
                 if link_config.link not in self._link_tasks:
                     self._start_link(link_config)
