@@ -82,7 +82,7 @@ def _take(lab: Lab, node: NodeId) -> bool:
 
 
 def _begin_anew(lab: Lab, controller: str, deadline_s: float) -> None:
-    """A controller knows the network from its start; while one begins anew another leads, and nodes keep their routes."""
+    """A controller knows the network from its start; meanwhile another one leads, or nodes keep their routes."""
     before = running_state(lab.state)
     if before is None or before.children.get(controller) is None:
         return  # It is down, and reads its configuration when it comes.
