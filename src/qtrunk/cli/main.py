@@ -31,6 +31,7 @@ COMMANDS = {
     "keys": "keys:keys",
     "ledger": "ledger:ledger",
     "link": "link:link",
+    "new": "new:new",
     "open": "files:open_",
     "rate": "rate:rate",
     "roles": "approve:roles",
