@@ -29,7 +29,7 @@ _HEAD = """\
 #     loss_db = 9.7
 
 name = "{name}"
-title = "{title}"
+title = {quoted}
 """
 
 
@@ -62,7 +62,7 @@ def draft(name: str, found: Sequence[Place], *, is_ring: bool = False, reach_km:
     ends = ids[0], ids[-1] if not is_ring else ids[len(ids) // 2]
     return "\n".join(
         [
-            _HEAD.format(name=name, title=title, link=f"{row[0]}-{row[1]}"),
+            _HEAD.format(name=name, title=title, quoted=_quoted(title), link=f"{row[0]}-{row[1]}"),
             f"{'rings' if is_ring else 'trunks'} = [\n  [\n{_wrapped(row)}  ],\n]",
             "",
             "# Who uses keys: one office in each city.",
