@@ -383,6 +383,8 @@ class Node:
             # No await from here until everything knows the new network: nothing sees half of it.
             gone = [self._let_go(link.id) for link in found.gone_links if link.id in self._link_tasks]
             self._topology.adopt(topology)
+            # First: whoever looks for a route now may be given one that was handed.
+            self.routes.adopt()
             self.config = config
             self._registry = self._own_saes()
             if self._hybrid is not None:
@@ -390,7 +392,6 @@ class Node:
             self._adverts.adopt(topology, found.new_links)
             self._ahead.adopt()
             self._supply.adopt()
-            self.routes.adopt()
             self._watch.adopt()
             for link_config in config.links:
                 if link_config.link not in self._link_tasks:
