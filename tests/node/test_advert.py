@@ -70,24 +70,8 @@ def test_garbage_and_floods_are_refused():
         other.receive(Adverts(A).note_own([level()] * (LINKS_MAX + 1), 1, 0.0), 0.0)
 
 
-def test_a_link_that_came_later_is_not_used_before_both_its_ends_say_that_it_has_key():
-    topology = network.load('name = "n"\nlink.length_km = 1\ntrunks = [["a", "b"]]')
-    adverts, other = Adverts(NodeId("c")), Adverts(B)
-    one = Adverts(A)
-    adverts.adopt(topology, topology.links)
-    assert adverts.unusable_links(0.0) == {LINK}
-    adverts.receive(one.note_own([level()], 1, 0.0), 0.0)
-    assert adverts.unusable_links(0.0) == {LINK}
-    adverts.receive(other.note_own([level(is_usable=False)], 1, 0.0), 0.0)
-    assert adverts.unusable_links(0.0) == {LINK}
-    adverts.receive(other.note_own([level()], 2, 0.0), 0.0)
-    assert adverts.unusable_links(0.0) == frozenset()
-    # From then on it is a link like any other: silence rules nothing out.
-    assert adverts.unusable_links(STALE_S + 1) == frozenset()
-
-
 def test_what_nodes_said_that_are_gone_is_forgotten():
     adverts, gone = Adverts(A), Adverts(NodeId("z"))
     adverts.receive(gone.note_own([level(is_usable=False)], 1, 0.0), 0.0)
-    adverts.adopt(network.load('name = "n"\nlink.length_km = 1\ntrunks = [["a", "b"]]'), ())
+    adverts.adopt(network.load('name = "n"\nlink.length_km = 1\ntrunks = [["a", "b"]]'))
     assert adverts.unusable_links(0.0) == frozenset()

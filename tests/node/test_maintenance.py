@@ -13,7 +13,7 @@ from qtrunk.kms.audit import AuditLog, records
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.maintenance import Maintenance
 from qtrunk.relay.maintenance import Window
-from qtrunk.topology import Node, ring
+from qtrunk.topology import LiveTopology, Node, ring, trunk
 
 TOPOLOGY = ring("r", [Node(id=NodeId(name)) for name in "abcd"], [(10, 3)] * 4)
 ANN = Operator(name="ann", fingerprint="f", roles=frozenset({OperatorRole.OPERATOR}))
@@ -35,9 +35,10 @@ class Site:
         self.passing = 3
         self.audit = AuditLog(directory / "audit", clock)
         self.alarms = AlarmBoard(clock)
+        self.topology = LiveTopology(TOPOLOGY)
         path = directory / "maintenance.json"
         self.maintenance = Maintenance(
-            NodeId("a"), TOPOLOGY, path, clock, self.audit, self.alarms, lambda _links: self.passing
+            NodeId("a"), self.topology, path, clock, self.audit, self.alarms, lambda _links: self.passing
         )
 
     def ask(self, method, *more, body=b""):
@@ -152,3 +153,14 @@ def test_alarms_of_what_is_drained_are_shelved_until_it_ends(site):
     site.clock.now_s += 61
     site.maintenance.tick()
     assert shown() == [["a-b", "d-a", "node b"], []]
+
+
+def test_there_is_no_window_for_what_is_taken_out_of_the_network(site):
+    site.plan("a-b", 600.0)
+    now_s = site.clock.now_s
+    site.maintenance.hear(NodeId("b"), [Window(resource="b", start_unix_s=now_s, end_unix_s=now_s + 60)])
+    site.topology.adopt(trunk("row", [Node(id=NodeId(name)) for name in "ad"], [(10, 3)]))
+    site.maintenance.adopt()
+    assert site.maintenance.all() == []
+    assert msgspec.json.decode((site.directory / "maintenance.json").read_bytes()) == []
+    assert site.maintenance.tick() == frozenset()

@@ -11,7 +11,7 @@ from qtrunk.base.errors import RouteUnavailable
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.relay.prices import STEPS, LinkLevel, scarcity, step
 from qtrunk.relay.routing import Routing, Rules
-from qtrunk.topology import Link, Node, Sae, Tenant, Topology, link_id, ring
+from qtrunk.topology import Link, LiveTopology, Node, Sae, Tenant, Topology, link_id, ring
 
 
 def network(*spans, **trust):
@@ -48,6 +48,34 @@ def test_routes_move_to_where_there_is_key_and_stay_while_that_is_no_worse():
     assert way(routing, "d") == "acd", "a kilometre is no reason to go back"
     routing.note(NodeId("c"), [level("c-d", FULL // 64)])
     assert way(routing, "d") == "abd"
+
+
+def test_a_link_that_comes_later_is_used_when_both_ends_say_so_and_one_that_goes_never_again():
+    live = LiveTopology(network(("a", "b", 50), ("b", "d", 50), ("d", "e", 50)))
+    routing = Routing(NodeId("a"), live)
+    for node, link in (("a", "a-b"), ("b", "b-d"), ("d", "d-e")):
+        routing.note(NodeId(node), [level(link)])
+    routing.note(NodeId("b"), [level("b-d", FULL // 64)])
+    routing.drain(["e"])
+    assert way(routing, "d") == "abd"
+    before = routing.cost((NodeId("a"), NodeId("b"), NodeId("d")))
+    live.adopt(network(("a", "b", 50), ("b", "d", 50), ("d", "e", 50), ("a", "d", 50)))
+    routing.adopt()
+    assert routing.cost((NodeId("a"), NodeId("b"), NodeId("d"))) == pytest.approx(before)
+    assert way(routing, "d") == "abd"
+    assert routing.down() == {"a-d"}
+    routing.note(NodeId("a"), [level("a-d")])
+    assert way(routing, "d") == "abd", "one end alone"
+    routing.note(NodeId("d"), [level("a-d")])
+    assert way(routing, "d") == "ad"
+    assert routing.is_open((NodeId("d"), NodeId("e")))
+    assert not routing.is_sound((NodeId("d"), NodeId("e")))
+    live.adopt(network(("d", "e", 50), ("a", "d", 50)))
+    routing.adopt()
+    assert way(routing, "e") == "ade"
+    with pytest.raises(RouteUnavailable):
+        way(routing, "b")
+    assert routing.note(NodeId("b"), [level("b-d", is_usable=False)]) == frozenset()
 
 
 def test_a_longer_way_with_key_is_taken_before_a_short_one_without():

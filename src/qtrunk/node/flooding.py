@@ -86,8 +86,9 @@ class Flooding:
         """Called whenever levels were told or heard."""
 
     def watch(self, links: Iterable[OwnLink]) -> None:
-        """The node's own links."""
-        self._own = {end.statistics.link.id: _Own(end) for end in links}
+        """The node's own links; of those that it had before, what is remembered of failures stays."""
+        before = {id(own.end): own for own in self._own.values()}
+        self._own = {end.statistics.link.id: before.get(id(end)) or _Own(end) for end in links}
 
     def heard(self, advert: Advert) -> None:
         """News of another node."""

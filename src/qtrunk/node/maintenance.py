@@ -82,6 +82,17 @@ class Maintenance:
         """What another node says; of others' nodes and links it has no say."""
         self._heard[node] = tuple(w for w in windows if may_announce(self._topology, node, w.resource))
 
+    def adopt(self) -> None:
+        """The topology has changed: there is no window for what is gone."""
+        left = [window for window in self._own if may_announce(self._topology, self._node, window.resource)]
+        if len(left) < len(self._own):
+            self._keep(left)
+        nodes = {node.id for node in self._topology.nodes}
+        for node, windows in list(self._heard.items()):
+            del self._heard[node]
+            if node in nodes:
+                self.hear(node, windows)
+
     def tick(self) -> frozenset[str]:
         """Let windows end; the nodes and links that routes must leave now."""
         now_s = self._clock.unix_s()

@@ -385,17 +385,20 @@ class Node:
             self._topology.adopt(topology)
             # First: whoever looks for a route now may be given one that was handed.
             self.routes.adopt()
+            self._routing.adopt()
             self.config = config
             self._registry = self._own_saes()
             if self._hybrid is not None:
                 self._hybrid.believe(keys)
-            self._adverts.adopt(topology, found.new_links)
+            self._adverts.adopt(topology)
+            self.maintenance.adopt()
             self._ahead.adopt()
             self._supply.adopt()
             self._watch.adopt()
             for link_config in config.links:
                 if link_config.link not in self._link_tasks:
                     self._start_link(link_config)
+            self._flooding.watch(self._links)
             self._agent.enforce()
             for runner in gone:
                 await asyncio.to_thread(runner.stop)

@@ -12,7 +12,6 @@ from qtrunk.relay.cargo import origin_of
 from qtrunk.relay.hops import Hops
 from qtrunk.relay.inquest import Inquests
 from qtrunk.relay.ports import HybridPort, KeyStorePort, RoutesPort
-from qtrunk.relay.route import links_of
 from qtrunk.topology import Topology
 
 

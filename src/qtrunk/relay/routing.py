@@ -63,6 +63,27 @@ class Routing:
         self._trees: dict[frozenset[NodeId], tuple[Costs, Arcs]] = {}
         self._chosen: dict[tuple[Rules, NodeId], tuple[NodeId, ...]] = {}
 
+    def adopt(self) -> None:
+        """The topology has changed. What was said of links that stay still counts; a link that is new is down until its
+        ends say otherwise, each of its own direction.
+        """
+        known, graph = self._graph, graph_of(self._topology)
+        scarce, flaws, steps = np.zeros(len(graph.heads)), np.full(len(graph.heads), DOWN), {}
+        drained, self._drained = self._drained, frozenset()
+        for link, arcs in graph.arcs.items():
+            for arc in arcs if link in known.arcs else ():
+                before = self._arc(graph.nodes[graph.tails[arc]], link)
+                assert before is not None
+                scarce[arc], flaws[arc] = self._scarcity[before], self._flaws[before]
+                if before in self._steps:
+                    steps[arc] = self._steps[before]
+        self._graph, self._start = graph, graph.index[self._node]
+        self._scarcity, self._flaws, self._steps = scarce, flaws, steps
+        self._drain = np.zeros(len(graph.heads))
+        self._chosen.clear()
+        self._forget_costs()
+        self.drain(drained)
+
     # ── what is known ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def note(self, node: NodeId, levels: Iterable[LinkLevel]) -> frozenset[LinkId]:
