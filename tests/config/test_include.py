@@ -138,8 +138,10 @@ def test_every_mistake_of_every_file_is_reported_at_once_with_its_file(tmp_path:
         "deep/er/ring.toml: demands: a table is not a list",
         f"deep/er/ring.toml: colour: unknown key; keys: {', '.join((*LISTS, *TABLES, *ONE_OF_ALL, *OTHERS))}",
         "deep/er/ring.toml: nodes.a: 1 is not a table",
-        'deep/er/ring.toml: nodes.b.latt: unknown key; did you mean "lat"? '
-        "keys: name, name_local, lat, lon, trust, ports",
+        (
+            'deep/er/ring.toml: nodes.b.latt: unknown key; did you mean "lat"? '
+            "keys: name, name_local, lat, lon, trust, ports"
+        ),
         'deep/mid.toml: trunks[0][2]: "z" is not a node; nodes: a, b',
         "deep/er/ring.toml: rings[0]: 2 named; a ring has at least 3 nodes",
         "deep/er/ring.toml: link: 4 is not a table",
