@@ -160,6 +160,11 @@ _LINK = (
         "compare loss and QBER with the plan (`qtrunk rate`)", 30,
     ),
     AlarmType(
+        "GuaranteesAboveRate", "major", "link", "resourceAtOrNearingCapacity",
+        "tenants' guarantees claim more of a link's direction than it gives, counting what lies ready for an hour",
+        "lower guarantees, or add links; docs/routing.md",
+    ),
+    AlarmType(
         "AuthenticationKeyLow", "major", "link", "resourceAtOrNearingCapacity",
         "little authentication key is left; without it no block can be made",
         "it comes back with the next blocks; see why blocks fail", 25,

@@ -16,6 +16,7 @@ from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.wire import Message, decode, encode
 from qtrunk.relay.maintenance import WINDOWS_MAX, Window
 from qtrunk.relay.prices import LinkLevel
+from qtrunk.relay.reservations import CLAIMS_MAX, Claim
 from qtrunk.topology import Topology
 
 ADVERT_PERIOD_S = 1.0
@@ -32,6 +33,8 @@ class Advert(Message, frozen=True, tag="advert"):
     links: list[LinkLevel]
     windows: list[Window] = msgspec.field(default_factory=list)
     """Its maintenance windows, planned and under way."""
+    claims: list[Claim] = msgspec.field(default_factory=list)
+    """What the guarantees of its tenants claim, over their routes of now."""
 
 
 @dataclass(slots=True)
@@ -49,10 +52,15 @@ class Adverts:
     _heard: dict[str, _Heard] = field(default_factory=dict)
 
     def note_own(
-        self, levels: Iterable[LinkLevel], sequence: int, now_s: float, windows: Iterable[Window] = ()
+        self,
+        levels: Iterable[LinkLevel],
+        sequence: int,
+        now_s: float,
+        windows: Iterable[Window] = (),
+        claims: Iterable[Claim] = (),
     ) -> bytes:
         """Record the own levels and return the advert to send to all neighbours."""
-        advert = Advert(node=self.own, sequence=sequence, links=list(levels), windows=list(windows))
+        advert = Advert(self.own, sequence, list(levels), list(windows), list(claims))
         self._heard[self.own] = _Heard(advert, now_s)
         return encode(advert)
 
@@ -63,6 +71,8 @@ class Adverts:
             raise WireError(f"advert of {advert.node[:63]!r} lists {len(advert.links)} links")
         if len(advert.windows) > WINDOWS_MAX:
             raise WireError(f"advert of {advert.node[:63]!r} lists {len(advert.windows)} windows")
+        if len(advert.claims) > CLAIMS_MAX:
+            raise WireError(f"advert of {advert.node[:63]!r} lists {len(advert.claims)} claims")
         known = self._heard.get(advert.node)
         if known is not None and now_s - known.at_s > STALE_S:
             # Sequences come from clocks: one that went ahead and was set right must not silence its node.
@@ -89,7 +99,6 @@ class Adverts:
         return frozenset(node for node, heard in self._heard.items() if now_s - heard.at_s > STALE_S)
 
     def unusable_links(self, now_s: float) -> frozenset[LinkId]:
-        """Links that some node says cannot carry key now (no pool, no neighbour)."""
         """Links that some node says cannot carry key now (no pool, no neighbour)."""
         return frozenset(
             level.link

@@ -29,6 +29,8 @@ from qtrunk.node.kxrunner import KxRunner
 from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
 from qtrunk.relay.maintenance import Window, ahead_octets, links_at
 from qtrunk.relay.messages import SEGMENT_OCTETS_MAX
+from qtrunk.relay.prices import LinkLevel
+from qtrunk.relay.reservations import Hop, Reservations, set_aside_octets
 from qtrunk.relay.routing import Routing
 from qtrunk.topology import Topology
 
@@ -63,11 +65,20 @@ class _Wanted:
     pause_s: float = 0.0
     not_before_s: float = 0.0
     relayable_bits: float = 0.0
+    free_bits: float = 0.0
+    """Of these, what no guarantee claims on any hop."""
+    is_guaranteed: bool = False
+    """Whether its tenant has a guarantee: how far that goes say admission and sharing."""
     ahead_octets: int = 0
     """Of the target, for windows of maintenance."""
     link: LinkId | None = None
     """The first one on its route; None: there is no route."""
     filling: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def open_bits(self) -> float:
+        """What could be relayed for it now."""
+        return self.relayable_bits if self.is_guaranteed else self.free_bits
 
 
 class FillAhead:
@@ -87,6 +98,7 @@ class FillAhead:
         routing: Routing | None = None,
         changed: asyncio.Event | None = None,
         windows: Callable[[], Sequence[Window]] = tuple,
+        claims: Reservations | None = None,
     ) -> None:
         """`changed` is set when routes may be others; `windows` are those of maintenance that are known."""
         self._node = node
@@ -101,6 +113,7 @@ class FillAhead:
         self._routing = routing or Routing(node, topology)
         self._changed = changed or asyncio.Event()
         self._windows = windows
+        self._claims = claims or Reservations(node, topology)
         self._sharing = Sharing()
         self._wanted: dict[Pair, _Wanted] = {}
         self._running: set[asyncio.Task[None]] = set()
@@ -125,7 +138,7 @@ class FillAhead:
     def stock(self, initiator: SaeId, target: SaeId) -> Stock:
         """What a pool offers now, with what could be relayed for it at once; the SAEs must be known."""
         wanted = self._want(initiator, target)
-        wanted.stock.level_bits = 8 * self._pools.octets(initiator, target) + wanted.relayable_bits
+        wanted.stock.level_bits = 8 * self._pools.octets(initiator, target) + wanted.open_bits
         return wanted.stock
 
     def note(self, initiator: SaeId, target: SaeId, octets: int) -> None:
@@ -198,7 +211,7 @@ class FillAhead:
                 octets=max(0, own.octets // SHARE) if own else 0, rate_bps=own.fill_bps if own else 0.0
             )
             # What any hop beyond the first cannot carry now would only fail.
-            goal = min(goal, level + int(wanted.relayable_bits / 8) // SHARE)
+            goal = min(goal, level + int(wanted.open_bits / 8) // SHARE)
             pools.append(
                 Pool(
                     id=_name(pair),
@@ -223,6 +236,8 @@ class FillAhead:
     def _look_at(self, pair: Pair, wanted: _Wanted) -> None:
         now_s = self._clock.monotonic_s()
         stock = wanted.stock
+        tenant = self._applications.tenant(pair, self._topology.tenant_of(pair[0]))
+        wanted.is_guaranteed = tenant.guaranteed_bps > 0
         demand_bps = max(wanted.expected_bps, wanted.meter.rate(now_s))
         target = self._topology.sae(pair[1])
         assert target is not None
@@ -237,7 +252,7 @@ class FillAhead:
             if not all(self._routing.is_open(nodes) for nodes in routes):
                 raise RouteUnavailable(f"no link carries key on the way from {self._node} to {target.node}")
         except RouteUnavailable:
-            wanted.link, wanted.relayable_bits, stock.fill_bps = None, 0.0, 0.0
+            wanted.link, wanted.relayable_bits, wanted.free_bits, stock.fill_bps = None, 0.0, 0.0, 0.0
             return
         hops = [(here, self._topology.link_between(here, there).id) for row in routes for here, there in pairwise(row)]
         levels = [self._adverts.level(here, link, now_s) for here, link in hops]
@@ -247,7 +262,20 @@ class FillAhead:
         wanted.link = min(firsts, key=lambda link: own.get(link, 0))
         wanted.relayable_bits = 8.0 * min(level.octets - HOP_OVERHEAD_OCTETS if level else 0 for level in levels)
         wanted.relayable_bits = max(0.0, wanted.relayable_bits)
+        left = [level.octets - self._aside(hop, level) if level else 0 for hop, level in zip(hops, levels, strict=True)]
+        wanted.free_bits = max(0.0, 8.0 * (min(left) - HOP_OVERHEAD_OCTETS))
         stock.fill_bps = min(level.fill_bps if level else 0.0 for level in levels)
+
+    def _aside(self, hop: Hop, level: LinkLevel) -> float:
+        claimed_bps = self._claims.all_bps(hop)
+        return set_aside_octets(claimed_bps, level.fill_bps) if claimed_bps else 0.0
+
+    def check_free(self, initiator: SaeId, target: SaeId, octets: int) -> None:
+        """KeyExhausted where so much for a tenant without a guarantee would take what others' guarantees claim."""
+        wanted = self._want(initiator, target)
+        self._look_at((initiator, target), wanted)
+        if wanted.open_bits < min(8 * octets, wanted.relayable_bits):
+            raise KeyExhausted(f"from {initiator} to {target}: what the links on the way have is kept for guarantees")
 
     def _routes(self, pair: Pair, node: NodeId, avoided: Collection[LinkId] = ()) -> Sequence[tuple[NodeId, ...]]:
         """What its key needs: one route, or as many disjoint ones as the tenants demand."""
@@ -293,7 +321,8 @@ class FillAhead:
     # ── filling ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _start(self, pair: Pair, wanted: _Wanted, fill: Fill) -> None:
-        octets = fill.octets // UNIT_OCTETS * UNIT_OCTETS
+        beyond = min(fill.octets - fill.guaranteed_octets, int(wanted.free_bits / 8))
+        octets = (fill.guaranteed_octets + beyond) // UNIT_OCTETS * UNIT_OCTETS
         if octets < LEAST_OCTETS:
             self._sharing.give_back(fill)
             return
@@ -317,6 +346,7 @@ class FillAhead:
         """A segment by QKD; where that fails and the policy allows it, of ML-KEM alone."""
         resource = f"pool {pair[0]} to {pair[1]}"
         try:
+            self.check_free(*pair, HEAD_OCTETS + octets)
             await self._relay.fill(*pair, HEAD_OCTETS + octets)
         except (KeyExhausted, RouteUnavailable) as error:
             if self._fallback is None or self._topology.tenant_of(pair[0]).hybrid != "fallback":

@@ -16,9 +16,11 @@ from qtrunk.kms.key import PoolLevel
 from qtrunk.node.advert import ADVERT_PERIOD_S, Advert, Adverts
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.maintenance import Maintenance
+from qtrunk.node.reserving import Reserving
 from qtrunk.relay.damping import Damper
 from qtrunk.relay.maintenance import Window
 from qtrunk.relay.prices import LinkLevel
+from qtrunk.relay.reservations import Claim
 from qtrunk.relay.routing import Routing
 
 FLOOD_TICK_S = 0.1
@@ -69,6 +71,7 @@ class Flooding:
         level: Callable[[LinkId], PoolLevel],
         clock: Clock,
         maintenance: Maintenance | None = None,
+        reserving: Reserving | None = None,
     ) -> None:
         self._adverts = adverts
         self._routing = routing
@@ -76,9 +79,11 @@ class Flooding:
         self._level = level
         self._clock = clock
         self._maintenance = maintenance
+        self._reserving = reserving
         self._own: dict[LinkId, _Own] = {}
         self._told: dict[LinkId, tuple[bool, bool, bool]] = {}
         self._told_windows: tuple[Window, ...] = ()
+        self._told_claims: tuple[Claim, ...] = ()
         self._told_s = float("-inf")
         self.changed = asyncio.Event()
         """Set whenever routes may have changed; whoever waits clears it."""
@@ -94,7 +99,7 @@ class Flooding:
         """News of another node."""
         if self._maintenance is not None:
             self._maintenance.hear(NodeId(advert.node), advert.windows)
-        self._learn(NodeId(advert.node), advert.links)
+        self._learn(NodeId(advert.node), advert.links, advert.claims)
         self.on_levels()
 
     async def run(self) -> None:
@@ -110,28 +115,35 @@ class Flooding:
         if self._maintenance is not None:
             self._drain(self._maintenance.tick())
             windows = self._maintenance.own
+        claims = () if self._reserving is None else self._reserving.own()
         states = {}
         for link, own in self._own.items():
             is_up = self._relay.is_up(link)
             states[link] = (is_up, own.end.is_enabled, own.is_doubtful(is_up=is_up, now_s=now_s))
-        if states == self._told and windows == self._told_windows and now_s - self._told_s < ADVERT_PERIOD_S:
+        words = (states, windows, claims)
+        if words == (self._told, self._told_windows, self._told_claims) and now_s - self._told_s < ADVERT_PERIOD_S:
             return
-        self._told, self._told_s, self._told_windows = states, now_s, windows
+        (self._told, self._told_windows, self._told_claims), self._told_s = words, now_s
         levels = [self._own_level(link, is_up, is_doubtful) for link, (is_up, _, is_doubtful) in states.items()]
         # Milliseconds since 1970: a node that starts anew goes on behind what it said before.
         sequence = int(self._clock.unix_s() * 1000)
-        self._relay.advertise(self._adverts.note_own(levels, sequence, now_s, windows))
-        self._learn(self._adverts.own, levels)
+        self._relay.advertise(self._adverts.note_own(levels, sequence, now_s, windows, claims))
+        self._learn(self._adverts.own, levels, claims)
         self.on_levels()
         for node in self._adverts.stale(now_s):
             self._routing.forget(node)
+            if self._reserving is not None:
+                self._reserving.note(node, (), ())
 
     def state_of(self, link: LinkId) -> dict[str, object]:
-        """What the status says of a link: in doubt or not, and the hold-off that is left, s."""
+        """What the status says of a link: in doubt or not, the hold-off that is left, s, and what guarantees claim of
+        the own direction, bit/s.
+        """
         own = self._own[link]
         return {
             "is_doubtful": self._told.get(link, (False, False, False))[2],
             "hold_off_s": round(own.damper.left_s(self._clock.monotonic_s()), 1),
+            "claimed_bps": 0.0 if self._reserving is None else self._reserving.claimed_bps(link),
         }
 
     def _drain(self, resources: Collection[str]) -> None:
@@ -151,9 +163,11 @@ class Flooding:
             is_doubtful=is_doubtful,
         )
 
-    def _learn(self, node: NodeId, levels: Sequence[LinkLevel]) -> None:
+    def _learn(self, node: NodeId, levels: Sequence[LinkLevel], claims: Sequence[Claim]) -> None:
         version = self._routing.version
         lost = self._routing.note(node, levels)
+        if self._reserving is not None:
+            self._reserving.note(node, levels, claims)
         if lost:
             self._relay.links_lost(lost)
         if self._routing.version != version:

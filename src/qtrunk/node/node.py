@@ -47,6 +47,7 @@ from qtrunk.node.notes import Notes
 from qtrunk.node.onward import Onward
 from qtrunk.node.poolsync import PERIOD_S as SYNC_PERIOD_S
 from qtrunk.node.poolsync import PoolSync
+from qtrunk.node.reserving import Reserving
 from qtrunk.node.routes import HandedRoutes
 from qtrunk.node.sdnport import SdnPort, hold_links
 from qtrunk.node.streams import StreamRunner
@@ -102,8 +103,10 @@ class Node:
             *(config.node_id, self._topology, directory / "maintenance.json", self._clock, trust.audit, alarms),
             self._relay.under_way,
         )
+        self._reserving = Reserving(config.node_id, self._topology, self._routing, self._adverts, alarms, self._clock)
         self._flooding = Flooding(
-            self._adverts, self._routing, self._relay, self._store.level, self._clock, self.maintenance
+            *(self._adverts, self._routing, self._relay, self._store.level, self._clock, self.maintenance),
+            self._reserving,
         )
         self._relay.hear = self._flooding.heard
         self._pool_sync: PoolSync | None = None
@@ -125,6 +128,7 @@ class Node:
             self._routing,
             self._flooding.changed,
             self.maintenance.all,
+            self._reserving.claims,
         )
         self._watch = AlarmWatch(
             *(config.node_id, self._topology, self._alarms, self._clock, self._adverts),
@@ -392,6 +396,7 @@ class Node:
                 self._hybrid.believe(keys)
             self._adverts.adopt(topology)
             self.maintenance.adopt()
+            self._reserving.adopt()
             self._ahead.adopt()
             self._supply.adopt()
             self._watch.adopt()

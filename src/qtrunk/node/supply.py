@@ -100,6 +100,9 @@ class Supply:
             return await self._abroad.initiate(initiator, targets, number, key_bits)
         nodes = [self._node_of(target) for target in targets]
         if len(nodes) != 1 or nodes[0] == self._node:
+            for target, node in zip(targets, nodes, strict=True):
+                if node != self._node:
+                    self._ahead.check_free(initiator, target, number * key_bits // 8)
             return await self._relay.request(initiator, targets, number, key_bits)
         return await self._from_pool(initiator, targets[0], number, key_bits // 8, request_id or NO_MARK)
 

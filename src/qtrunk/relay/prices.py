@@ -28,6 +28,8 @@ SLOW_BPS = 1000.0
 """At this rate a direction that is empty costs half a hop for being slow; at none a whole one."""
 UNKNOWN = 1.0
 """Of a direction of which nothing was heard lately."""
+CLAIMED = 4.0
+"""Hops that a direction costs all of whose rate is claimed by guarantees that come first."""
 DOUBTFUL = 100.0
 """Of a link that is OFF or just came back: more hops than any route has."""
 DRAINED = 10_000.0
@@ -58,10 +60,31 @@ def step(level: LinkLevel, before: int | None = None) -> int:
     return round(place)
 
 
+def claimed_step(claimed_bps: float, level: LinkLevel | None, before: int | None = None) -> int:
+    """How much of what a direction can give within the horizon is claimed, in steps as `step`; all of one that is
+    not known.
+    """
+    able_bps = level.fill_bps + 8 * level.octets / HORIZON_S if level is not None else 0.0
+    place = STEPS * min(1.0, claimed_bps / able_bps if able_bps > 0.0 else float(claimed_bps > 0.0))
+    if before is not None and abs(place - before) < 1.0 and claimed_bps > 0.0:
+        return before
+    return round(place)
+
+
+def claimed_price(steps: int) -> float:
+    """What a direction costs for what is claimed of it."""
+    return CLAIMED * _growing(steps / STEPS)
+
+
+def _growing(share: float) -> float:
+    """From 0 to 1, exponentially."""
+    return (math.exp(_GROWTH * share) - 1.0) / (math.exp(_GROWTH) - 1.0)
+
+
 def scarcity(steps: int, fill_bps: float) -> float:
     """What a direction costs for its level, and for its rate where the level is low."""
     used = 1.0 - steps / STEPS
-    return SCARCE * (math.exp(_GROWTH * used) - 1.0) / (math.exp(_GROWTH) - 1.0) + used / (1.0 + fill_bps / SLOW_BPS)
+    return SCARCE * _growing(used) + used / (1.0 + fill_bps / SLOW_BPS)
 
 
 def flaw(level: LinkLevel) -> float:

@@ -17,7 +17,18 @@ from qtrunk.base.errors import RouteUnavailable
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.relay.disjoint import cheapest_set
 from qtrunk.relay.graph import CLOSED, Arcs, Costs, Graph, graph_of
-from qtrunk.relay.prices import DOUBTFUL, DOWN, DRAINED, UNKNOWN, LinkLevel, flaw, scarcity, step
+from qtrunk.relay.prices import (
+    DOUBTFUL,
+    DOWN,
+    DRAINED,
+    UNKNOWN,
+    LinkLevel,
+    claimed_price,
+    claimed_step,
+    flaw,
+    scarcity,
+    step,
+)
 from qtrunk.topology import Tenant, Topology
 
 STICKINESS = 0.25
@@ -54,6 +65,8 @@ class Routing:
         self._scarcity: Costs = np.zeros(arcs)
         self._flaws: Costs = np.zeros(arcs)
         self._steps: dict[int, int] = {}
+        self._claimed: Costs = np.zeros(arcs)
+        self._claimed_steps: dict[int, int] = {}
         self._drained: frozenset[str] = frozenset()
         self._drain: Costs = np.zeros(arcs)
         self.version = 0
@@ -64,8 +77,8 @@ class Routing:
         self._chosen: dict[tuple[Rules, NodeId], tuple[NodeId, ...]] = {}
 
     def adopt(self) -> None:
-        """The topology has changed. What was said of links that stay still counts; a link that is new is down until its
-        ends say otherwise, each of its own direction.
+        """The topology has changed. What was said of links that stay still counts, but for claims: those are said anew.
+        A link that is new is down until its ends say otherwise, each of its own direction.
         """
         known, graph = self._graph, graph_of(self._topology)
         scarce, flaws, steps = np.zeros(len(graph.heads)), np.full(len(graph.heads), DOWN), {}
@@ -79,6 +92,7 @@ class Routing:
                     steps[arc] = self._steps[before]
         self._graph, self._start = graph, graph.index[self._node]
         self._scarcity, self._flaws, self._steps = scarce, flaws, steps
+        self._claimed, self._claimed_steps = np.zeros(len(graph.heads)), {}
         self._drain = np.zeros(len(graph.heads))
         self._chosen.clear()
         self._forget_costs()
@@ -110,6 +124,13 @@ class Routing:
             if arc is not None and self._steps.pop(arc, None) is not None:
                 self._set(self._scarcity, arc, UNKNOWN)
                 self._set(self._flaws, arc, 0.0)
+
+    def claim(self, node: NodeId, link: LinkId, claimed_bps: float, level: LinkLevel | None) -> None:
+        """What guarantees claim of a direction before the own ones, and what was last said of it."""
+        arc = self._arc(node, link)
+        if arc is not None:
+            steps = self._claimed_steps[arc] = claimed_step(claimed_bps, level, self._claimed_steps.get(arc))
+            self._set(self._claimed, arc, claimed_price(steps))
 
     def drain(self, resources: Collection[str]) -> None:
         """The nodes and links that routes must move away from, all of them."""
@@ -259,7 +280,7 @@ class Routing:
     def _prices(self) -> Costs:
         if self._costs is None:
             graph = self._graph
-            self._costs = graph.base + self._scarcity + self._against()
+            self._costs = graph.base + self._scarcity + self._claimed + self._against()
         return self._costs
 
     def _against(self) -> Costs:
