@@ -160,6 +160,29 @@ def test_without_any_controller_keys_flow_and_nodes_keep_their_routes_over_a_res
     until(lambda: leader(lab), "a controller leads again")
 
 
+def test_a_cut_that_both_ends_see_is_one_alarm_of_the_network(lab):
+    def of_the_link():
+        done = lab.qtrunk("controller", "show", "alarms", check=False)
+        return [one for one in json.loads(done.stdout or "[]") if one["resource"] == "ada-bert"]
+
+    def one_root():
+        found = of_the_link()
+        roots = [one for one in found if one["root_cause"] is None]
+        is_one = len(found) > 1 and [(one["type"], one["nodes"]) for one in roots] == [
+            ("QuantumChannelLoss", ["ada", "bert"])
+        ]
+        return found if is_one else None
+
+    lab.qtrunk("attack", "ada-bert", "cut")
+    try:
+        # What the fibre should show is worked out half a minute after a node's start.
+        found = until(one_root, "one alarm with what follows from it below", 150)
+    finally:
+        lab.qtrunk("attack", "ada-bert", "none")
+    assert {one["root_cause"] for one in found[1:]} == {"ada-bert"}
+    until(lambda: "QuantumChannelLoss" not in {one["type"] for one in of_the_link()}, "the cut is over")
+
+
 def test_no_key_is_in_anything_that_a_controller_gets_or_keeps(lab):
     bank, vault = lab.client("bank", retry_s=20), lab.client("vault", retry_s=20)
     keys = bank.get_keys("vault", 8, 256)

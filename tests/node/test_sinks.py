@@ -299,6 +299,16 @@ def test_a_receiver_that_fails_is_tried_again_and_a_dead_one_is_an_alarm(told, c
     assert [(one.is_cleared, "no" in one.text) for one in found] == [(True, True)]
 
 
+def test_a_sender_that_ends_by_its_own_mistake_is_an_alarm(told):
+    told.begin()
+    told.recorder.errors = [RuntimeError("a mistake")]
+    told.board.raise_alarm("a-b", "LinkOff", "major", "x")
+    told.later()
+    told.dispatch.close()
+    (found,) = told.board.of("sink webhook x")
+    assert (found.type, "start the node anew" in found.text) == (dispatch.FAILED, True)
+
+
 # ── the file ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 FILE = """

@@ -88,6 +88,9 @@ class Outlet:
     def _work(self) -> None:
         try:
             self._serve()
+        except Exception:
+            log.exception("%s", self._resource)
+            self._fail("its sender ended with an error of its own: see the node's log, and start the node anew")
         finally:
             self._sink.close()
 
