@@ -102,8 +102,11 @@ def test_a_revoked_sae_gets_no_key_after_the_next_look(site):
     assert site.key_request(bank) == 200
     site.authority.revoke(Kind.SAE, "bank", "lost", "test")
     site.trust.look()
+    assert site.active() == set()
     assert site.key_request(bank) == 401
     assert site.key_request(power) == 200
+    site.trust.look()
+    assert site.active() == {"SaeAuthFailure"}
 
 
 def test_no_key_goes_out_while_nothing_can_be_audited_and_again_after(site, monkeypatch):

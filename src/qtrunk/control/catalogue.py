@@ -230,6 +230,11 @@ _KEYS = (
         "a note between two nodes was not signed by whom it names, or is old", "see clocks and verifying keys",
     ),
     AlarmType(
+        "SaeAuthFailure", "warning", "own", "authenticationFailure",
+        "a key request was refused for who asked; major with thirty in a minute",
+        "see in the text who it was: register its SAE, or see who has its certificate",
+    ),
+    AlarmType(
         "NeighbourUnreachable", "major", "own", "communicationsSubsystemFailure",
         "a foreign network's key manager gives no answer", "call its operator; docs/etsi020.md",
     ),

@@ -33,6 +33,7 @@ from qtrunk.kms.shelf import FileShelf
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.ca import files, verifying
 from qtrunk.node.config import NodeConfig
+from qtrunk.node.refusals import Refusals
 from qtrunk.node.revocation import CHECK_PERIOD_S, Registry, authorities
 
 EXPIRY_WARNING, EXPIRY_MAJOR = (1 / 6, dt.timedelta(days=30)), (1 / 12, dt.timedelta(days=7))
@@ -58,6 +59,7 @@ class Trust:
         self._alarms = alarms
         self._certificate = Path(config.certificate)
         self._ca_certificate = Path(config.ca_certificate)
+        self._refusals = Refusals(clock, alarms)
         self._contexts: list[ssl.SSLContext] = []
         path = None if config.revocation_list is None else Path(config.revocation_list)
         self._registry = Registry(path, self._ca_certificate, clock)
@@ -92,10 +94,14 @@ class Trust:
 
         async def handle(request: Request) -> Response:
             if self._registry.is_revoked(request.identity):
+                self._refusals.note(request.identity)
                 return error(401, "this certificate is revoked")
             if self.audit.problem is not None:
                 return error(503, "the audit log cannot be written: no key is given out", {"Retry-After": "5"})
-            return await handler(request)
+            answer = await handler(request)
+            if answer.status == 401:
+                self._refusals.note(request.identity)
+            return answer
 
         return handle
 
@@ -133,6 +139,7 @@ class Trust:
         if self.audit.problem is None:
             self._alarms.clear("audit")
         self._look_at_certificate()
+        self._refusals.look()
 
     def _look_at_certificate(self) -> None:
         try:
