@@ -44,6 +44,8 @@ class KxRunner:
         self._clock = clock
         self._channels: dict[LinkId, Channel] = {}
         self._heard_s: dict[LinkId, float] = {}
+        self._wrong: set[LinkId] = set()
+        """Links whose last channel ended with what is no message."""
         self._waiting: dict[str, asyncio.Future[kx.Supplied]] = {}
         self.receive_note: Callable[[bytes], None] = _no_notes
         """What takes the notes that come in (node.notes)."""
@@ -115,9 +117,14 @@ class KxRunner:
         try:
             while True:
                 self._receive(link, await channel.receive())
+                if link in self._wrong:
+                    # The link's own end clears it with its next block; a link whose pool is full makes none.
+                    self._wrong.discard(link)
+                    self._alarms.clear(link, "ProtocolError")
         except (OSError, asyncio.IncompleteReadError):
             pass
         except WireError as error:
+            self._wrong.add(link)
             self._alarms.raise_alarm(link, "ProtocolError", "major", f"relay: {error}")
         finally:
             channel.close()
