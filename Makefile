@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
 SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*)
 
-.PHONY: scale soak setup demo test check validate diagnosis reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
+.PHONY: day scale soak setup demo test check validate diagnosis reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
 KILLS ?= 2000
 SEEDS ?= 1000
 STATES ?= 1000
@@ -50,6 +50,10 @@ scale: setup
 # What the ends of a link make of attacks and faults: writes docs/diagnosis.md (about four minutes).
 diagnosis: setup
 	$(BIN)/python tools/diagnosis_report.py --seeds 4
+
+# A day of growth, faults and maintenance with real processes, and what each tenant saw: writes docs/day.md (ten minutes).
+day: setup
+	$(BIN)/python tools/scripted_day.py --write
 
 # How often each bound behind a key's length is wrong: writes docs/soundness.md (about four minutes).
 soundness: setup
