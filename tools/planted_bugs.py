@@ -9,7 +9,7 @@ import argparse
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,17 +224,20 @@ def main() -> None:
     options = parser.parse_args()
     same_order()
     names = [one.name for one in PLANTED if options.only in (None, one.name)]
-    rows = ["| planted mistake | what it does | seeds until found | by |", "| --- | --- | --- | --- |"]
+    rows: dict[str, str] = {}
     with ProcessPoolExecutor(options.processes) as pool:
-        for name, count, kind in pool.map(seeds_until_found, names, [options.most] * len(names)):
+        for done in as_completed(pool.submit(seeds_until_found, name, options.most) for name in names):
+            name, count, kind = done.result()
             what = next(one.what for one in PLANTED if one.name == name)
             found = str(count) if count else f"not in {options.most}"
-            rows.append(f"| {name} | {what} | {found} | {f'`{kind}`' if kind else ''} |")
-            print(rows[-1], flush=True)
+            rows[name] = f"| {name} | {what} | {found} | {f'`{kind}`' if kind else ''} |"
+            print(rows[name], flush=True)
     if options.write:
+        table = ["| planted mistake | what it does | seeds until found | by |", "| --- | --- | --- | --- |"]
+        table += [rows[name] for name in names]
         page = PAGE.read_text()
         head, rest = page.split(BEGIN)
-        PAGE.write_text(head + BEGIN + "\n" + "\n".join(rows) + "\n" + END + rest.split(END)[1])
+        PAGE.write_text(head + BEGIN + "\n" + "\n".join(table) + "\n" + END + rest.split(END)[1])
 
 
 if __name__ == "__main__":

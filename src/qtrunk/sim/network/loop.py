@@ -5,6 +5,8 @@ a `Network` (sim.network.weather); threads of an executor run at once and inline
 """
 
 import asyncio
+import heapq
+import itertools
 from asyncio import events
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,6 +82,24 @@ class _NoSelector:
         return []
 
 
+class _Timer(asyncio.TimerHandle):
+    """Timers of one moment go off in the order in which they were set.
+
+    A heap alone has an order of its own, which hangs on timers that were cancelled long ago, and so on when garbage was
+    collected.
+    """
+
+    __slots__ = ("_turn",)
+
+    def __init__(self, turn: int, *args: Any) -> None:
+        super().__init__(*args)
+        self._turn = turn
+
+    def __lt__(self, other: asyncio.TimerHandle) -> bool:
+        assert isinstance(other, _Timer)
+        return (self.when(), self._turn) < (other.when(), other._turn)
+
+
 class VirtualLoop(asyncio.BaseEventLoop):
     """See the head of the module."""
 
@@ -91,6 +111,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._selector = _NoSelector(self)
         self._clock_resolution = 1e-9
         self.network: Network | None = None
+        self._turns = itertools.count()
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """At a virtual time."""
+        timer = _Timer(next(self._turns), when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True  # type: ignore[attr-defined]  # noqa: SLF001 (as BaseEventLoop.call_at does)
+        return timer
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
