@@ -99,7 +99,7 @@ def small_ring(short_directory):
         handle.wait_for_keys()
         for pair in (("bank", "vault"), ("vault", "bank")):
             handle.client(pair[0]).get_keys(SaeId(pair[1]), 1, 256)
-            handle.wait_for_pool(*pair, 4096)
+            handle.wait_for_pool(*pair, 2048)
         yield handle
     finally:
         handle.close_clients()

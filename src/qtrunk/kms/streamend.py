@@ -4,7 +4,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from qtrunk.base.ids import KeyId, NodeId, SaeId
-from qtrunk.base.ports import SuppliedKey, SupplyStatus
+from qtrunk.base.ports import SuppliedKey, SuppliedKeys, SupplyStatus
 from qtrunk.base.secret import Secret
 from qtrunk.kms.streamnotes import KEPT_CHUNKS_MAX, Batch, Card, Qos, Status
 
@@ -165,5 +165,8 @@ class End:
 
 def wipe(keys: Iterable[SuppliedKey]) -> None:
     """Overwrite keys that were copied, or that nobody will have."""
+    if isinstance(keys, SuppliedKeys):
+        keys.material.wipe()
+        return
     for key in keys:
         key.material.wipe()

@@ -26,7 +26,7 @@ from qtrunk.plan.bench.lab import Lab
 from qtrunk.plan.bench.roundtrips import End
 
 HOME, FAR = "ada", "cleo"
-POOL_OCTETS = 4096
+POOL_OCTETS = 2048
 PAUSE_S = 0.05
 WITHIN_S = 180.0
 RUNS_MAX = 2
