@@ -94,7 +94,7 @@ def until(condition, what: str, within_s: float = 60.0):
 
 @pytest.fixture(scope="module")
 def small_ring(short_directory):
-    handle = lab_kit.start(short_directory, "ring", RING)
+    handle = lab_kit.start(short_directory, "guarded", RING)
     try:
         handle.wait_for_keys()
         for pair in (("bank", "vault"), ("vault", "bank")):
