@@ -267,8 +267,14 @@ def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_la
         assert link["qber_test"] > 0.11 > before["qber_test"]
         for end in ("alice", "bob"):
             assert link["ends"][end]["blocks_destroyed"] > before["ends"][end]["blocks_destroyed"]
-        status = small_lab.status()
-        alarms = [a for node in status["nodes"] for a in node["alarms"]["active"] if a["resource"] == "ada-bert"]
+
+        def raised(_links):
+            # The alarm is raised once the block that died has been diagnosed, a moment after the state says OFF.
+            active = [a for node in small_lab.status()["nodes"] for a in node["alarms"]["active"]]
+            here = [alarm for alarm in active if alarm["resource"] == "ada-bert"]
+            return here if any(alarm["type"] == "LinkOff" for alarm in here) else None
+
+        alarms = small_lab.wait_for(raised, "the alarm LinkOff", 10)
         types = {alarm["type"] for alarm in alarms}
         assert {"LinkOff"} <= types <= {"LinkOff", "QberAboveAbort", "QberRising", "SkrBelowPlan"}
         texts = [alarm["text"] for alarm in alarms if alarm["type"] == "LinkOff"]
