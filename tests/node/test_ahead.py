@@ -63,3 +63,24 @@ def test_a_request_does_not_queue_for_ever_behind_others_of_its_pool(monkeypatch
         second.cancel()
 
     asyncio.run(scenario())
+
+
+def test_filling_ends_though_it_is_told_so_at_the_moment_of_a_change() -> None:
+    changed, clock = asyncio.Event(), SystemClock()
+    line = trunk("t", [Node(id=NodeId(name)) for name in "ab"], [(10, 3)])
+    topology = Topology(name=line.name, nodes=line.nodes, links=line.links)
+
+    async def scenario() -> None:
+        filling = ahead.FillAhead(
+            *(NodeId("a"), topology, NoPools(), SilentRelay(), Adverts(NodeId("a")), AlarmBoard(clock), clock, None),
+            changed=changed,
+        )
+        running = asyncio.create_task(filling.run())
+        await asyncio.sleep(0.01)
+        changed.set()
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=ahead.PERIOD_S / 2)
+        assert running in done
+        assert running.cancelled()
+
+    asyncio.run(scenario())

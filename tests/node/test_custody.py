@@ -225,7 +225,8 @@ def test_a_sealed_node_stays_sealed_though_it_could_open_by_itself(site):
             assert await asyncio.to_thread(site.keys_given) == 2
             kek = custody._kek
             await site.ask("ben", "POST", "vault/seal")
-            await asyncio.wait_for(custody.run_until(asyncio.Event()), 5)
+            async with asyncio.timeout(5):
+                await custody.run_until(asyncio.Event())
             assert custody.is_sealing.is_set()
         assert bytes(kek.reveal()) == bytes(len(kek))
         async with running(site, is_held=True):
@@ -260,6 +261,7 @@ def test_an_error_of_the_node_stops_the_process(site):
         async with running(site) as custody:
             custody._node.failed.set_exception(StoreError("broken"))
             with pytest.raises(StoreError, match="broken"):
-                await asyncio.wait_for(custody.run_until(asyncio.Event()), 5)
+                async with asyncio.timeout(5):
+                    await custody.run_until(asyncio.Event())
 
     asyncio.run(scenario())

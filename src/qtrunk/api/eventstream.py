@@ -56,7 +56,8 @@ class _Listening(AsyncIterator[bytes]):
             self._is_first = False
             return b": listening\n\n"
         try:
-            document = await asyncio.wait_for(self._queue.get(), KEEP_ALIVE_S)
+            async with asyncio.timeout(KEEP_ALIVE_S):
+                document = await self._queue.get()
         except TimeoutError:
             return b": still here\n\n"
         if document is None:

@@ -178,7 +178,8 @@ class FillAhead:
                 if fill is not None:
                     self._start(pair, wanted, fill)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), PERIOD_S)
+                async with asyncio.timeout(PERIOD_S):
+                    await self._changed.wait()
             self._changed.clear()
 
     def levels(self) -> list[PoolLevel]:

@@ -92,7 +92,12 @@ def node_context(certificate: Path, private_key: Path, ca_certificate: Path, *, 
 
 async def _exchange_hello(channel: Channel, own: Hello) -> Hello:
     channel.send(encode(own))
-    return decode(await asyncio.wait_for(channel.receive(), HELLO_TIMEOUT_S), Hello)
+    return await _hello(channel)
+
+
+async def _hello(channel: Channel) -> Hello:
+    async with asyncio.timeout(HELLO_TIMEOUT_S):
+        return decode(await channel.receive(), Hello)
 
 
 class InterNodeServer:
@@ -128,7 +133,7 @@ class InterNodeServer:
         channel = Channel(reader, writer, self._is_revoked)
         try:
             peer = channel.peer_node()
-            hello = decode(await asyncio.wait_for(channel.receive(), HELLO_TIMEOUT_S), Hello)
+            hello = await _hello(channel)
             expected = self._expected.get((hello.link, hello.service))
             if expected is None or expected[0] != peer or hello.node != peer:
                 raise AuthenticationFailed(f"{peer} may not speak about link {hello.link[:80]!r}")
@@ -145,9 +150,8 @@ async def dial(
     address: Address, context: ssl.SSLContext, *, node: str, peer: str, link: str, service: str, is_revoked: Revoked
 ) -> Channel:
     """Connect to a neighbour; AuthenticationFailed or WireError when it is not who it must be."""
-    reader, writer = await asyncio.wait_for(
-        asyncio.open_connection(address.host, address.port, ssl=context, limit=_READ_LIMIT), CONNECT_TIMEOUT_S
-    )
+    async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context, limit=_READ_LIMIT)
     channel = Channel(reader, writer, is_revoked)
     try:
         if channel.peer_node() != peer:

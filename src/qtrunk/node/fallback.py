@@ -97,7 +97,8 @@ class Fallback:
         self._waiting[relay.relay_id] = answer
         try:
             self._notes.tell(known.node, _FILL, encode(KemSegment(relay=relay, octets=octets)))
-            confirm = await asyncio.wait_for(answer, ANSWER_S)
+            async with asyncio.timeout(ANSWER_S):
+                confirm = await answer
         except TimeoutError as error:
             raise KeyExhausted(f"node {known.node} does not answer; no key of ML-KEM alone either") from error
         finally:

@@ -99,7 +99,8 @@ class KxRunner:
         try:
             self._carry_out(effects)
             # The machine answers in time; this is for the case that its own record could not be written.
-            return await asyncio.wait_for(answer, 2 * kx.REQUEST_TIMEOUT_S)
+            async with asyncio.timeout(2 * kx.REQUEST_TIMEOUT_S):
+                return await answer
         except TimeoutError as error:
             raise KeyExhausted("the relay of the keys took too long; try again") from error
         finally:

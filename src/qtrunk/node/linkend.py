@@ -80,7 +80,8 @@ class LinkRunner(LinkWorker[SessionEffect]):
             search = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "qtrunk.plan.follow", stdin=PIPE, stdout=PIPE, stderr=PIPE
             )
-            answer, errors = await asyncio.wait_for(search.communicate(question), FOLLOW_TIMEOUT_S)
+            async with asyncio.timeout(FOLLOW_TIMEOUT_S):
+                answer, errors = await search.communicate(question)
             why = errors.decode(errors="replace")[-500:] if search.returncode else ""
         except (OSError, TimeoutError) as error:
             why = f"{type(error).__name__}: {error}"

@@ -45,7 +45,8 @@ async def expectations(links: Sequence[Link]) -> list[Expectation] | None:
         search = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "qtrunk.plan.expect", stdin=PIPE, stdout=PIPE, stderr=PIPE
         )
-        answer, errors = await asyncio.wait_for(search.communicate(msgspec.json.encode(links)), PLAN_TIMEOUT_S)
+        async with asyncio.timeout(PLAN_TIMEOUT_S):
+            answer, errors = await search.communicate(msgspec.json.encode(links))
         if search.returncode:
             raise ValueError(errors.decode(errors="replace")[-500:])
         return msgspec.json.decode(answer, type=list[Expectation])
