@@ -13,6 +13,7 @@ import base64
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from qtrunk.quantum import device
 from qtrunk.quantum.source import SourceSettings
 
 POLL_S = 0.02
+HEARTBEAT_S = 1.0
 ORDER_OCTETS_MAX = 1 << 16
 INTENSITY_MAX = 2.0
 """Photons a pulse: what the attenuator of this box can let through."""
@@ -87,7 +89,7 @@ class Driver:
             self._node.close()
         self._node = writer
         await self._forget()
-        self._say(writer, device.Attached(clock_hz=self._clock_hz))
+        self._say(writer, device.Attached(clock_hz=self._clock_hz, heartbeat_s=HEARTBEAT_S))
 
     async def _forget(self) -> None:
         self._pulses.clear()
@@ -117,7 +119,10 @@ class Driver:
     # ── from the box ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def report(self) -> None:
-        """Tell the node what the box did, for ever. While the node does not read, the box is not read either."""
+        """Tell the node what the box did, for ever. While the node does not read, the box is not read either. The
+        heartbeat is that of the box: where it does not answer, nothing is said.
+        """
+        said_s = 0.0
         while True:
             node = self._node
             if node is not None:
@@ -127,6 +132,9 @@ class Driver:
                         self._say(node, message)
                         with contextlib.suppress(ConnectionError):
                             await node.drain()
+                if time.monotonic() - said_s >= HEARTBEAT_S:
+                    said_s = time.monotonic()
+                    self._say(node, device.Alive())
             await asyncio.sleep(POLL_S)
 
     def _message(self, event: dict[str, Any]) -> Message | None:

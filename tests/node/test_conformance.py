@@ -458,6 +458,7 @@ ONE_THING = [
     ("attach.answers", on(A, device.Attached, same, same)),
     ("attach.clock", changed(clock_hz=1.1 * CLOCK_HZ)),
     ("attach.comes-first", TakesOrdersFromStrangers),
+    ("attach.heartbeat", on(A, device.Started, same, lambda _message: device.Alive())),
     ("attach.newer-wins", changed(take_over=lambda self, older: None)),
     *((name, without(name)) for name in BAD_ORDERS),
     ("block.armed", on(A, device.Started, same, lambda message: device.Started(block=message.block + 7))),
@@ -656,7 +657,8 @@ ORDER = device.Arm(
 MESSAGES = [
     device.Attach(role="receiver", link=LINK),
     ORDER,
-    device.Attached(clock_hz=1.25e9),
+    device.Attached(clock_hz=1.25e9, heartbeat_s=1.0),
+    device.Alive(),
     device.Started(block=7),
     device.frame_of(
         7, 500_000, 250_000, np.array([500_000, 500_001, 500_200, 749_999], np.uint64), np.array([1, 0, 1, 1], np.uint8)

@@ -15,6 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "quantum"))
 from links import watched
 
+from qtrunk.base.errors import DeviceError
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.distil import session as link_session
 from qtrunk.distil.parties import Destroy, Release, Report
@@ -56,6 +57,12 @@ class Words:
 
     def dropped(self, block, why, cause=link_session.DEVICE):
         return [Destroy(block, cause, why)]
+
+    def device_up(self):
+        return []
+
+    def device_down(self):
+        return []
 
 
 class AliceWords(Words, LinkAlice):
@@ -214,3 +221,31 @@ def test_other_light_is_judged_by_its_own_norm():
     weaker = replace(PULSES, block=3, intensities=tuple(0.5 * each for each in PULSES.intensities))
     diagnosis.finished(device.Finished(block=3, real_time_factor=1.0, clicks=0), weaker)
     assert diagnosis._norm.oracle.clicks < before.oracle.clicks
+
+
+def idle_end():
+    async def make():
+        return End(Role.ALICE)
+
+    return asyncio.run(make())
+
+
+def test_a_lost_module_is_one_alarm_until_it_answers():
+    runner = idle_end().runner
+    lost = DeviceError("link a-b: the alice's QKD module does not answer (it says nothing)")
+    runner._on_module(lost)
+    assert runner._alarms.active() == [], "both may just have started"
+    runner._on_module(device.Attached(clock_hz=LINK.equipment.clock_hz))
+    for _ in range(3):
+        runner._on_module(lost)
+    (alarm,) = runner._alarms.active()
+    assert (alarm.type, alarm.severity, alarm.count) == ("ModuleLoss", "major", 1)
+    runner._on_module(device.Attached(clock_hz=LINK.equipment.clock_hz / 2))
+    assert [one.type for one in runner._alarms.active()] == ["ModuleMismatch"]
+
+
+def test_a_module_that_never_answered_is_missed_a_while_after_the_start(monkeypatch):
+    runner = idle_end().runner
+    monkeypatch.setattr(Clock, "monotonic_s", lambda _self: 12.0)
+    runner._on_module(DeviceError("link a-b: nobody is there"))
+    assert [one.type for one in runner._alarms.active()] == ["ModuleLoss"]

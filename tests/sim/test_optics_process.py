@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket as socketlib
 import subprocess
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from qtrunk.base.errors import RequestRefused
+from qtrunk.base.errors import DeviceError, RequestRefused
 from qtrunk.base.ids import LinkId
 from qtrunk.base.wire import FRAME_HEADER_OCTETS, encode, frame, frame_length
+from qtrunk.node import modulewatch
+from qtrunk.node.device import Module
 from qtrunk.quantum import device
 from qtrunk.quantum.analytic import expected
 from qtrunk.quantum.source import decode_settings, words
@@ -73,6 +76,7 @@ def optics():
                 asyncio.run(asyncio.sleep(0.05))
             yield socket
         finally:
+            process.send_signal(signal.SIGCONT)
             process.send_signal(signal.SIGTERM)
             assert process.wait(10) == 0
             assert not socket.exists()
@@ -95,8 +99,11 @@ class End:
 
     async def hear(self):
         async with asyncio.timeout(20):
-            header = await self.reader.readexactly(FRAME_HEADER_OCTETS)
-            return device.decode_event(await self.reader.readexactly(frame_length(header)))
+            while True:
+                header = await self.reader.readexactly(FRAME_HEADER_OCTETS)
+                event = device.decode_event(await self.reader.readexactly(frame_length(header)))
+                if not isinstance(event, device.Alive):
+                    return event
 
     async def hear_until(self, kind):
         heard = []
@@ -269,3 +276,32 @@ def test_orders_that_no_module_could_run_are_refused(optics):
             alice.writer.close()
 
     asyncio.run(run())
+
+
+def test_a_module_that_hangs_with_its_connection_open_is_lost_until_it_goes_on(optics, monkeypatch):
+    monkeypatch.setattr(modulewatch, "HEARTBEATS", 2)
+
+    async def run():
+        events = Module(optics, LINK, Role.ALICE, lambda _pulses: 1.0).events()
+        async with asyncio.timeout(30):
+            assert isinstance(await anext(events), device.Attached)
+            (stopped,) = [pid for pid in children() if str(optics.parent) in command_of(pid)]
+            os.kill(stopped, signal.SIGSTOP)
+            lost = await anext(events)
+            assert isinstance(lost, DeviceError)
+            assert "it says nothing since" in str(lost)
+            os.kill(stopped, signal.SIGCONT)
+            while isinstance(event := await anext(events), DeviceError):
+                pass
+            assert isinstance(event, device.Attached)
+            await events.aclose()
+
+    asyncio.run(run())
+
+
+def children():
+    return [int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+
+
+def command_of(pid):
+    return Path(f"/proc/{pid}/cmdline").read_text()

@@ -95,7 +95,8 @@ _LINK = (
     ),
     AlarmType(
         "ModuleLoss", "major", "link", "equipmentMalfunction",
-        "the QKD module does not answer", "see its power, cable and log", 75,
+        "the QKD module does not answer, or hangs: its heartbeat or the end of its light does not come",
+        "see its power, cable and log", 75,
     ),
     AlarmType(
         "QuantumChannelLoss", "critical", "link", "lossOfSignal",

@@ -25,6 +25,8 @@ from qtrunk.quantum import device as device_messages
 
 log = logging.getLogger(__name__)
 
+MODULE_BEGIN_S = 10.0
+"""A module that never answered since the node began is not missed for so long: both may just have started."""
 FOLLOW_TIMEOUT_S = 600.0
 """Searches of one machine wait for each other."""
 
@@ -62,6 +64,8 @@ class LinkRunner(LinkWorker[SessionEffect]):
         self._is_following = False
         self._module = module
         self._pool_octets_max = pool_octets_max
+        self._begun_s = clock.monotonic_s()
+        self._is_missed = False
 
     # ── event loop side ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,12 +129,13 @@ class LinkRunner(LinkWorker[SessionEffect]):
         session = self._session
         match event:
             case device_messages.Attached():
+                self._alarms.clear(self.link, "ModuleLoss")
+                self._is_missed = False
                 wrong = self.statistics.note_attached(event)
                 if wrong:
                     self._alarms.raise_alarm(self.link, "ModuleMismatch", "critical", wrong)
                     return session.device_down()
                 self._alarms.clear(self.link, "ModuleMismatch")
-                self._alarms.clear(self.link, "ModuleLoss")
                 return session.device_up()
             case device_messages.Started():
                 return session.started(event.block)
@@ -142,13 +147,18 @@ class LinkRunner(LinkWorker[SessionEffect]):
             case device_messages.Dropped():
                 return session.dropped(event.block, event.reason)
             case DeviceError():
-                if self.statistics.is_module_up:
-                    self._alarms.raise_alarm(self.link, "ModuleLoss", "major", str(event))
-                self.statistics.is_module_up = False
+                self._miss_module(str(event))
                 return session.device_down()
             case _:
                 raise AssertionError(f"unexpected module event {type(event).__name__}")
         return []
+
+    def _miss_module(self, why: str) -> None:
+        is_due = self.statistics.is_module_up or self._clock.monotonic_s() - self._begun_s > MODULE_BEGIN_S
+        if is_due and not self._is_missed:
+            self._alarms.raise_alarm(self.link, "ModuleLoss", "major", why)
+            self._is_missed = True
+        self.statistics.is_module_up = False
 
     def _on_frame(self, session: LinkBob, event: device_messages.Frame) -> list[SessionEffect]:
         """A slice's clicks; one that makes no sense costs its block."""

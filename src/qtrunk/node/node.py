@@ -55,7 +55,7 @@ from qtrunk.node.supply import Supply
 from qtrunk.node.tenants import TenantSupply
 from qtrunk.node.trust import Trust
 from qtrunk.node.vendorlink import vendor_runner
-from qtrunk.node.wiring import make_session
+from qtrunk.node.wiring import light_s, make_session
 from qtrunk.node.world import World, real_world
 from qtrunk.plan.light import Light
 from qtrunk.relay.kx import Kx
@@ -296,7 +296,7 @@ class Node:
             session=make_session(link, role, light, self._store, authentication, self._random, self._clock),
             authentication=authentication,
             light=light,
-            module=Module(Path(link_config.device_socket), link.id, role),
+            module=Module(Path(link_config.device_socket), link.id, role, partial(light_s, link)),
             store=self._store,
             alarms=self._alarms,
             clock=self._clock,

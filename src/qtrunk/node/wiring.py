@@ -1,6 +1,7 @@
 """A link's session with all it needs: the light that is announced, the machines of a block, both from one topology."""
 
 from collections.abc import Callable
+from functools import partial
 
 from qtrunk.base.ports import Clock, Random
 from qtrunk.distil.keylength import EpsilonBudget
@@ -13,11 +14,16 @@ from qtrunk.stages import Detections, Octets, Positions, Pulses, Role, Settings
 from qtrunk.topology import Link
 
 
+def light_s(link: Link, pulses: Pulses) -> float:
+    """How long the light of a block takes."""
+    return pulses.count / (link.equipment.clock_hz * link.equipment.clock_fraction)
+
+
 def make_session(
     link: Link, role: Role, light: Light, store: BlockStore, auth: AuthLedger, random: Random, clock: Clock
 ) -> LinkAlice | LinkBob:
     """One end's session; `light` is that of Alice's blocks."""
-    wish, equipment = link.distillation, link.equipment
+    wish = link.distillation
     parameters = DistilParameters(
         budget=EpsilonBudget(secret=wish.epsilon_secret),
         bounds=wish.bounds,
@@ -27,9 +33,6 @@ def make_session(
 
     def settings_of(pulses: Pulses) -> source.SourceSettings:
         return source.SourceSettings(pulses.intensities, pulses.probabilities, pulses.key_basis_probability)
-
-    def light_s(pulses: Pulses) -> float:
-        return pulses.count / (equipment.clock_hz * equipment.clock_fraction)
 
     def alice_settings(seed: bytes, pulses: Pulses, positions: Positions) -> Settings:
         return source.settings_at(seed, positions, settings_of(pulses))
@@ -43,7 +46,7 @@ def make_session(
             bob=link.bob,
             pulses=pulses,
             settings=sent,
-            light_s=light_s(pulses),
+            light_s=light_s(link, pulses),
             parameters=parameters,
             auth=auth,
             random=random,
@@ -71,7 +74,7 @@ def make_session(
         block_epsilon=wish.epsilon_secret,
         random=random,
         now_s=clock.monotonic_s,
-        light_s=light_s,
+        light_s=partial(light_s, link),
         settings=alice_settings,
         bases=bob_bases,
         make_alice=make_alice,

@@ -17,7 +17,10 @@ import numpy as np
 from qtrunk.base.errors import WireError
 from qtrunk.quantum.device import (
     ARRIVAL_BINS,
+    HEARTBEAT_MIN_S,
+    HEARTBEATS,
     TRANSMITTER,
+    Alive,
     Arm,
     Attached,
     Dropped,
@@ -74,6 +77,7 @@ attach.clock | clock_hz is the clock asked for, and the same at both ends | rate
 attach.refuses-unknown-role | a role that is none is refused | a wrong wiring must show
 attach.refuses-other-link | a link that is not the module's is refused | a wrong wiring must show
 attach.comes-first | Arm before Attach is refused | the module would not know whose seed it is
+attach.heartbeat | a module that promised a heartbeat is never silent for eight of them | a silent one counts as lost
 attach.newer-wins | a newer connection of a role ends the older | a node that came back must get in
 arm.refuses-bad-seed | a seed that is not 32 octets is refused | settings follow from it
 arm.refuses-bad-pulses | no pulses, or 2^48 and more, are refused | positions are below 2^48
@@ -182,6 +186,7 @@ class Stream:
     """By the module."""
     _light: int | None = None
     _latest: int = -1
+    _heard_s: float = 0.0
 
     def ordered(self, order: Arm, at_s: float) -> None:
         """The node arms a block. To be told before the octets go out."""
@@ -200,14 +205,26 @@ class Stream:
         self.sheet.demand("wire.messages", True)
         if self.refused is not None:
             self.sheet.demand("wire.closes", False, f"the {self.role} heard {type(event).__name__} after Refused")
+        self._check_heartbeat(at_s)
         match event:
             case Attached():
                 self._attached(event)
+            case Alive():
+                promised = self.attached is not None and self.attached.heartbeat_s is not None
+                self.sheet.demand("attach.heartbeat", promised, f"the {self.role} heard Alive and no promise of it")
             case Refused():
                 self.refused = event
             case _:
                 self._of_block(event, at_s)
         return event
+
+    def _check_heartbeat(self, at_s: float) -> None:
+        if self.attached is not None:
+            promised_s = self.attached.heartbeat_s
+            silent_s = at_s - self._heard_s
+            is_kept = promised_s is None or silent_s < HEARTBEATS * max(HEARTBEAT_MIN_S, promised_s)
+            self.sheet.demand("attach.heartbeat", is_kept, f"the {self.role} was silent for {silent_s:.1f} s")
+        self._heard_s = at_s
 
     def _check_seeds(self, octets: bytes) -> None:
         text = octets.lower()

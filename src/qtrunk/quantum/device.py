@@ -23,6 +23,10 @@ from qtrunk.stages import Octets, Positions, Pulses, Role
 TRANSMITTER, RECEIVER = "transmitter", "receiver"
 ARRIVAL_BINS = 64
 """Of one clock period, in the arrival histograms of ReceiverReadings."""
+HEARTBEATS, HEARTBEAT_MIN_S, HEARTBEAT_S_MAX = 8, 1.0, 60.0
+"""So many missed in a row, and a module counts as lost; none is taken for shorter than the second figure; who promises
+to speak more seldom than the third promises nothing.
+"""
 
 
 class Attach(Message, frozen=True, tag="attach"):
@@ -53,6 +57,14 @@ class Attached(Message, frozen=True, tag="attached"):
     """Module to node: ready."""
 
     clock_hz: float
+    heartbeat_s: float | None = None
+    """The module says something at least so often while it is well, Alive where it has nothing else to say. None: it
+    promises nothing.
+    """
+
+
+class Alive(Message, frozen=True, tag="alive"):
+    """Module to node: it runs, and has nothing to say. Only from a module that promised a heartbeat."""
 
 
 class Started(Message, frozen=True, tag="started"):
@@ -143,7 +155,7 @@ class Refused(Message, frozen=True, tag="refused"):
 
 
 Order = Attach | Arm
-Event = Attached | Started | Frame | Finished | Dropped | Refused
+Event = Attached | Alive | Started | Frame | Finished | Dropped | Refused
 
 
 def attach(role: Role, link: LinkId) -> Attach:
@@ -166,6 +178,8 @@ def arm(pulses: Pulses, seed: bytes) -> Arm:
 def decode_event(octets: bytes) -> Event:
     """A message of a module, or WireError."""
     event: Event = decode(octets, Event)
+    if isinstance(event, Attached) and event.heartbeat_s is not None and not 0 < event.heartbeat_s <= HEARTBEAT_S_MAX:
+        raise WireError(f"attached: heartbeat_s: more than 0 and at most {HEARTBEAT_S_MAX:g} s")
     return event
 
 

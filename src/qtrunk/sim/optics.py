@@ -26,6 +26,7 @@ from qtrunk.quantum.channel import Channel, drift_of
 from qtrunk.quantum.device import (
     RECEIVER,
     TRANSMITTER,
+    Alive,
     Arm,
     ArmedBlocks,
     Attach,
@@ -43,6 +44,7 @@ from qtrunk.sim.control import LAB, GetState, OpticsState, SetAttack
 from qtrunk.topology import Equipment
 
 SLICE_S = 0.05
+HEARTBEAT_S = 1.0
 ORDER_OCTETS_MAX = 1 << 16
 INTENSITY_MAX = 10.0
 
@@ -108,8 +110,17 @@ class Optics:
             server = await asyncio.start_unix_server(self._accept, str(path))
         finally:
             os.umask(before)
-        async with server:
-            await self._run_blocks()
+        async with server, asyncio.TaskGroup() as both:
+            both.create_task(self._keep_saying())
+            both.create_task(self._run_blocks())
+
+    async def _keep_saying(self) -> None:
+        """The heartbeat. Who has not read what was said before hears nothing more of it."""
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            for end in self._ends.values():
+                if end.writer.transport.get_write_buffer_size() == 0:
+                    end.say(Alive())
 
     # ── connections ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -140,7 +151,8 @@ class Optics:
                 self._detach(previous)
                 previous.writer.close()
             self._ends[end.role] = end
-        end.say(Attached(clock_hz=self._config.equipment.clock_hz))
+        heartbeat_s = None if end.role == LAB else HEARTBEAT_S
+        end.say(Attached(clock_hz=self._config.equipment.clock_hz, heartbeat_s=heartbeat_s))
 
     def _detach(self, end: _End) -> None:
         del self._ends[end.role]
