@@ -6,7 +6,7 @@ node IDs joined by a hyphen.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import pairwise
@@ -329,6 +329,11 @@ class Topology:
     def sae(self, sae: SaeId) -> Sae | None:
         """An SAE by ID."""
         return self._sae_by_id.get(sae)
+
+    def at_clock_fraction(self, fraction: float) -> "Topology":
+        """This network with every simulated fibre at this share of its clock."""
+        links = (replace(one, equipment=replace(one.equipment, clock_fraction=fraction)) for one in self.links)
+        return replace(self, links=tuple(links))
 
     @cached_property
     def default_tenant(self) -> Tenant:

@@ -1,7 +1,9 @@
-"""How a lab's status looks: what seems to have happened to a link, and which end says so."""
+"""How a lab's status looks: at which clock light runs, what seems to have happened to a link, which end says so."""
+
+import pytest
 
 from qtrunk.cli.labclient import _diagnosis
-from qtrunk.cli.show import diagnosis_lines
+from qtrunk.cli.show import clock, diagnosis_lines
 
 
 def hypothesis(kind: str, weight: float) -> dict[str, object]:
@@ -31,3 +33,11 @@ def test_a_line_says_what_why_and_who():
     assert [line.plain for line in diagnosis_lines({"links": links})] == [
         "a-b: likely cut (because of cut), says its bob"
     ]
+
+
+@pytest.mark.parametrize(
+    ("fraction", "factor", "said"),
+    [(1.0, 1.0, "100 %"), (0.1, 0.999, "10 %"), (0.1, 0.8, "8 of 10 %"), (1.0, 0.5, "50 of 100 %"), (0.1, 0.0, "–")],
+)
+def test_the_clock_is_that_of_the_real_link(fraction, factor, said):
+    assert clock({"clock_fraction": fraction, "real_time_factor": factor}) == said

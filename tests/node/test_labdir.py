@@ -63,6 +63,20 @@ def test_another_topology_in_the_same_directory_is_refused(tmp_path, topology):
         Lab.prepare(tmp_path / "lab", other)
 
 
+def test_how_fast_the_fibres_run_is_said_at_each_start(tmp_path, topology):
+    def fractions(lab):
+        told = json.loads((tmp_path / "lab" / "optics" / "a-b" / "optics.json").read_bytes())["equipment"]
+        of_node = json.loads((tmp_path / "lab" / "nodes" / "a" / "node.json").read_bytes())["topology"]
+        (link,) = Topology.from_dict(of_node).links
+        return lab.topology.links[0].equipment.clock_fraction, told["clock_fraction"], link.equipment.clock_fraction
+
+    assert fractions(Lab.prepare(tmp_path / "lab", topology)) == (1.0, 1.0, 1.0)
+    assert fractions(Lab.prepare(tmp_path / "lab", topology, clock_fraction=0.1)) == (0.1, 0.1, 0.1)
+    assert Lab.open(tmp_path / "lab").clock_fraction == 0.1
+    assert fractions(Lab.prepare(tmp_path / "lab", topology)) == (1.0, 1.0, 1.0)
+    assert Lab.open(tmp_path / "lab").clock_fraction is None
+
+
 def test_a_port_that_somebody_took_is_chosen_anew(tmp_path, topology):
     made = Lab.prepare(tmp_path / "lab", topology)
     with socket.socket() as thief:

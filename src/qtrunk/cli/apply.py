@@ -33,6 +33,8 @@ def apply(topology: str, state: Path, dry_run: bool) -> None:
     """
     loaded = network.load(network.find(topology))
     lab = Lab.open(state)
+    if lab.clock_fraction is not None:
+        loaded = loaded.at_clock_fraction(lab.clock_fraction)
     found = change(lab.topology, loaded)
     for line in found.lines:
         click.echo(line)

@@ -32,7 +32,13 @@ REFRESH_S = 0.5
 @options.state_option
 @click.option("--controllers", type=click.IntRange(0, 4), default=1, help="How many; one leads, others take over.")
 @click.option("--detach", is_flag=True, help="Return when the lab is up; `qtrunk down` stops it.")
-def up(topology: str, state: Path, controllers: int, detach: bool) -> None:
+@click.option(
+    "--clock-fraction",
+    type=click.FloatRange(0.001, 1.0),
+    metavar="F",
+    help="Run every fibre at this share of its clock, whatever the topology says.",
+)
+def up(topology: str, state: Path, controllers: int, detach: bool, clock_fraction: float | None) -> None:
     """Start every node and fibre of TOPOLOGY (a file, or the name of a shipped one) on this machine.
 
     Without --detach a live table shows the links; Ctrl-C stops the lab. Keys stay stored: a second `up` goes on with
@@ -41,7 +47,7 @@ def up(topology: str, state: Path, controllers: int, detach: bool) -> None:
     loaded = network.load(network.find(topology))
     if is_running(state):
         raise LabError(f"lab {state} is already up; `qtrunk status` shows it, `qtrunk down` stops it")
-    prepared = Lab.prepare(state, loaded, controllers)
+    prepared = Lab.prepare(state, loaded, controllers, clock_fraction)
     with _supervisor(prepared, detach=detach) as process:
         _wait_until_up(prepared, process)
         if detach:

@@ -1,6 +1,6 @@
 """How things look in a terminal: tables of links, alarms and SAEs; bits and rates for people."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -21,6 +21,15 @@ def quantity(value: object, unit: str) -> str:
 def percent(value: object) -> str:
     """A ratio as per cent, or a dash where there is none yet."""
     return f"{100 * float(str(value)):.2f} %" if value is not None else "–"
+
+
+def clock(link: Mapping[str, object]) -> str:
+    """Of the real clock, what the light of a link's last block ran at; of what it should, where it ran slower."""
+    should = float(str(link.get("clock_fraction") or 1))
+    factor = float(str(link.get("real_time_factor") or 0))
+    if factor == 0:
+        return "–"
+    return f"{100 * should:.3g} %" if factor > 0.985 else f"{100 * factor * should:.2g} of {100 * should:.3g} %"
 
 
 def plain_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -53,7 +62,7 @@ def link_table(status: dict[str, object]) -> Table:
             quantity(link.get("secret_bps"), "bit/s"),
             quantity(link.get("pool_bits"), "bit"),
             quantity(link.get("auth_bits"), "bit"),
-            f"{100 * float(link.get('real_time_factor') or 0):.0f} %",
+            clock(link),
             Text(state, _STATE_STYLE.get(state, "")),
         )
     return table

@@ -60,6 +60,8 @@ class LabRecord(msgspec.Struct, frozen=True):
     ports: dict[str, NodePorts]
     controllers: list[int] = []
     """Ports of the controllers' northbound interfaces."""
+    clock_fraction: float | None = None
+    """What every fibre runs at, whatever the topology file says."""
 
 
 class Lab:
@@ -70,6 +72,7 @@ class Lab:
         self.topology = Topology.from_dict(record.topology)
         self.ports = record.ports
         self.controllers = list(record.controllers)
+        self.clock_fraction = record.clock_fraction
 
     @classmethod
     def open(cls, state: Path) -> "Lab":
@@ -83,24 +86,33 @@ class Lab:
             raise LabError(f"{path} is damaged ({error}); remove {state} to start afresh") from error
 
     @classmethod
-    def prepare(cls, state: Path, topology: Topology, controllers: int = 1) -> "Lab":
-        """Make or complete a lab for `topology`: ports, certificates, secrets, configurations. Idempotent."""
+    def prepare(
+        cls, state: Path, topology: Topology, controllers: int = 1, clock_fraction: float | None = None
+    ) -> "Lab":
+        """Make or complete a lab for `topology`: ports, certificates, secrets, configurations. Idempotent.
+
+        `clock_fraction`: of every fibre, in place of the topology's, until the next call.
+        """
+        topology = topology if clock_fraction is None else topology.at_clock_fraction(clock_fraction)
         state = state.absolute()
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         state.chmod(0o700)
         path = state / "lab.json"
         if path.exists():
             lab = cls.open(state)
-            if lab.topology.to_dict() != topology.to_dict():
+            # How fast its fibres run is no part of what a lab is.
+            if lab.topology.at_clock_fraction(1.0).to_dict() != topology.at_clock_fraction(1.0).to_dict():
                 raise LabError(
                     f"{state} holds a lab of topology {lab.topology.name} that differs from {topology.name}; "
                     "`qtrunk apply` changes it; or use another --state DIR, or remove this one with its keys"
                 )
+            lab.topology = topology
             # Ports that somebody else took since the last `up` are chosen anew.
             kept = {node: ports for node, ports in lab.ports.items() if _are_free(ports)}
             lab.ports = _choose_ports(topology, kept)
         else:
             lab = cls(state, LabRecord(1, topology.to_dict(), _choose_ports(topology, {})))
+        lab.clock_fraction = clock_fraction
         kept_controllers = [port for port in lab.controllers if _is_free(port)][:controllers]
         taken = {port for ports in lab.ports.values() for port in msgspec.structs.astuple(ports)} | {*kept_controllers}
         lab.controllers = kept_controllers + _free_ports(controllers - len(kept_controllers), taken)
@@ -210,7 +222,8 @@ class Lab:
             if link.distillation.bootstrap == "preshared":
                 self._write_preshared(link)
         _write_json(self.state / "plan.json", Plan([*self._children(), *also]))
-        _write_json(self.state / "lab.json", LabRecord(1, self.topology.to_dict(), self.ports, self.controllers))
+        record = LabRecord(1, self.topology.to_dict(), self.ports, self.controllers, self.clock_fraction)
+        _write_json(self.state / "lab.json", record)
 
     def _children(self) -> list[ChildSpec]:
         optics = [

@@ -204,6 +204,7 @@ class LinkStatistics:
             "blocks_destroyed": self.destroyed,
             "real_time_factor": self.real_time_factor,
             "clock_fraction": self.link.equipment.clock_fraction,
+            "clock_share": self.real_time_factor * self.link.equipment.clock_fraction,
             "is_connected": self.is_connected,
             "is_module_up": self.is_module_up,
             "is_held": self.is_held,
