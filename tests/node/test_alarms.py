@@ -18,22 +18,6 @@ from qtrunk.node.alarms import SETTLE_S, AlarmBoard, AlarmFile
 ID = alarm_id("a-b", "LinkOff")
 
 
-class ManualClock:
-    def __init__(self):
-        self.now_s = 1e9
-
-    def unix_s(self):
-        return self.now_s
-
-    def monotonic_s(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
 def test_acks_and_shelves_survive_a_restart_and_what_is_over_is_cleared(clock, tmp_path):
     path = tmp_path / "alarms.db"
     board = AlarmBoard(clock, path)

@@ -9,7 +9,6 @@ from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.config import network
 from qtrunk.distil.parties import Destroy, Report
 from qtrunk.node.advert import STALE_S, Adverts, LinkLevel
-from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.alarmwatch import FILL_S, AlarmWatch, PoolLevel
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkwatch import BEGIN_S, BLOCKS, LinkWatch, expectations
@@ -31,26 +30,6 @@ rate_bps = 1000
 )
 PLAN = Expectation(gain=1e-3, clicks=7e-4, qber=0.015, secret_bps=1e5)
 LINK = TRUNK.link(LinkId("a-b"))
-
-
-class ManualClock:
-    now_s = 1e9
-
-    def unix_s(self):
-        return self.now_s
-
-    def monotonic_s(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def board(clock):
-    return AlarmBoard(clock)
 
 
 def up(board, resource=None):

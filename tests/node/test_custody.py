@@ -18,9 +18,10 @@ from qtrunk.config import network
 from qtrunk.kms.audit import records
 from qtrunk.kms.vault import methods
 from qtrunk.node.ca.identity import Kind
-from qtrunk.node.config import Address, NodeConfig
+from qtrunk.node.config import Address, EnclosureConfig, NodeConfig
 from qtrunk.node.custody import Custody, keys_of
 from qtrunk.node.pki import LabPki
+from qtrunk.node.tamper import LOOK_S
 
 FILE = """
 name = "one"
@@ -263,5 +264,54 @@ def test_an_error_of_the_node_stops_the_process(site):
             with pytest.raises(StoreError, match="broken"):
                 async with asyncio.timeout(5):
                     await custody.run_until(asyncio.Event())
+
+    asyncio.run(scenario())
+
+
+# ── the enclosure ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_contact(site, tmp_path):
+    contact = tmp_path / "contact"
+    contact.write_text("1")
+    enclosure = EnclosureConfig(str(contact), seals=True)
+    site.config = msgspec.structs.replace(site.config, enclosure=enclosure)
+    return contact
+
+
+def test_an_enclosure_that_is_opened_seals_the_node_and_people_unseal_it_when_it_is_shut(site, tmp_path):
+    contact = with_contact(site, tmp_path)
+    made(site, "lab", "file", {})
+
+    async def scenario():
+        async with running(site) as custody:
+            assert await site.state() == "in service"
+            contact.write_text("0")
+            async with asyncio.timeout(5):
+                await custody.run_until(asyncio.Event())
+            assert custody.is_sealing.is_set()
+        # The process begins anew then; it may as well be killed before, and its vault opens by itself.
+        async with running(site):
+            assert await site.state() == "sealed"
+            with pytest.raises(RequestRefused, match="enclosure"):
+                await site.approved("unseal", {})
+            contact.write_text("1")
+            await asyncio.sleep(2 * LOOK_S)
+            await site.approved("unseal", {})
+            await site.until("in service")
+            (alarm,) = [one for one in await site.ask("ada", "GET", "alarms") if one["type"] == "TamperInput"]
+            assert not alarm["is_cleared"]
+
+    asyncio.run(scenario())
+    assert "'who': 'enclosure', 'what': 'seal'" in site.record()
+
+
+def test_an_enclosure_cannot_seal_a_node_without_a_vault(site, tmp_path):
+    with_contact(site, tmp_path)
+
+    async def scenario():
+        with pytest.raises(ConfigError, match="vault"):
+            async with running(site):
+                pass
 
     asyncio.run(scenario())

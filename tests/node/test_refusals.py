@@ -1,33 +1,10 @@
 """Refused key requests: one is a warning, many are graver, and neither flaps."""
 
-import pytest
-
 from qtrunk.api.tls import PeerIdentity
-from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.refusals import RESOURCE, Refusals
 
 SAE = PeerIdentity(("firewall",), (), "ab" * 32, 2e9)
 NOBODY = PeerIdentity((), (), "cd" * 32, 2e9)
-
-
-class ManualClock:
-    now_s = 1e9
-
-    def unix_s(self):
-        return self.now_s
-
-    def monotonic_s(self):
-        return self.now_s
-
-
-@pytest.fixture
-def clock():
-    return ManualClock()
-
-
-@pytest.fixture
-def board(clock):
-    return AlarmBoard(clock)
 
 
 def up(board):

@@ -78,6 +78,16 @@ _NODE = (
         "nothing: the next order of the controller replaces them; see the disk if it comes again",
     ),
     AlarmType(
+        "ClockOffset", "minor", "own", "timingProblem",
+        "the node's clock differs from most of its neighbours' by more than a second; major from a minute on",
+        "see NTP or PTP of both; from five minutes on notes between nodes are refused",
+    ),
+    AlarmType(
+        "TamperInput", "critical", "own", "enclosureDoorOpen",
+        "the enclosure was opened, or its contact cannot be read; up until it is shut and the alarm acknowledged",
+        "see who was there; a node that sealed itself is unsealed as docs/vault.md says",
+    ),
+    AlarmType(
         "LoopbackTest", "major", "own", "configurationOrCustomizationError",
         "loopback_test is on: an SAE may be its own peer; such keys protect nothing", "take loopback_test out",
     ),

@@ -1,6 +1,7 @@
 """What one node process is told: a JSON file that the supervisor (or an operator) writes. No secrets in it."""
 
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -35,6 +36,17 @@ def vendor_files(link: Link, role: Role, credentials: VendorCredentials | None) 
         what = f"certificate, private_key and ca_certificate of SAE {end.sae}"
         raise ConfigError([f"link {link.id}: source = {link.vendor.interface} needs {what}, {where}"])
     return Path(named.certificate), Path(named.private_key), Path(named.ca_certificate)
+
+
+class EnclosureConfig(msgspec.Struct, frozen=True):
+    """The contact of a node's enclosure (`node.tamper`)."""
+
+    contact: str
+    """A file that says whether it is shut, such as /sys/class/gpio/gpio17/value."""
+    closed: Literal["0", "1"] = "1"
+    """What it says then. A loop that opens when it is cut says so with an input that is pulled to the other value."""
+    seals: bool = False
+    """Whether the node seals itself when the enclosure is opened; needs a vault."""
 
 
 class LinkConfig(msgspec.Struct, frozen=True):
@@ -82,6 +94,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """Where the agent of ETSI GS QKD 015 serves controllers by RESTCONF; None: nowhere."""
     vault: str | None = None
     """The vault file; None: vault.json in the node's directory."""
+    enclosure: EnclosureConfig | None = None
+    """The contact of the enclosure; None: there is none."""
     pool_octets_max: int = 64 << 20
     random_device: str | None = None
     """A hardware generator's file, such as /dev/hwrng, whose octets are mixed with the operating system's."""

@@ -31,7 +31,15 @@ from qtrunk.api.alarms import alarms_handlers
 from qtrunk.api.approvals import Operation, Parameters
 from qtrunk.api.https import Request, Response, error
 from qtrunk.api.roles import Operator
-from qtrunk.base.errors import AuthenticationFailed, ConfigError, LabError, NotAuthorised, QtrunkError, RequestRefused
+from qtrunk.base.errors import (
+    AuthenticationFailed,
+    ConfigError,
+    LabError,
+    NotAuthorised,
+    QtrunkError,
+    RequestRefused,
+    StoreError,
+)
 from qtrunk.base.secret import Secret
 from qtrunk.kms.seal import load_or_make_kek
 from qtrunk.kms.vault import backup
@@ -43,6 +51,7 @@ from qtrunk.node.config import NodeConfig, check_same_node
 from qtrunk.node.node import Node
 from qtrunk.node.sinks.dispatch import Dispatch
 from qtrunk.node.sinks.settings import load as load_sinks
+from qtrunk.node.tamper import LOOK_S, TamperWatch, contact_of
 from qtrunk.node.trust import Trust
 from qtrunk.node.world import SystemClock, SystemRandom
 
@@ -93,6 +102,10 @@ class Custody:
             "export": Operation(_check_export, self._export),
         }
         self._trust = Trust(config, clock, random, self._alarms, operations)
+        self._enclosure: TamperWatch | None = None
+        if config.enclosure is not None:
+            contact = contact_of(config.enclosure)
+            self._enclosure = TamperWatch(contact, self._alarms, clock, Path(config.directory), self._note_opening)
         context = https.server_context(Path(config.certificate), Path(config.private_key), Path(config.ca_certificate))
         self._contexts = [context]
         operators = Admin(
@@ -120,6 +133,11 @@ class Custody:
         if self.config.vault is not None and self._keys.is_bare:
             # Whoever names a vault wants no bare KEK, which is made where there is none.
             raise ConfigError([f"vault {self._keys.path}: is not there; mount it, or `qtrunk vault init` makes one"])
+        if self._seals_when_open and self._keys.is_bare:
+            raise ConfigError(["enclosure.seals: this node has no vault that could be sealed; `qtrunk vault init`"])
+        if self._enclosure is not None:
+            self._enclosure.look()
+            self._is_held |= self._seals_when_open and self._enclosure.is_tampered
         vault: Vault | None = None
         is_open = self._keys.is_bare and not self._is_held
         if is_open:
@@ -139,6 +157,8 @@ class Custody:
         await self._admin_api.start(self.config.admin_api.host, self.config.admin_api.port)
         self._spawn(self._trust.keep_watching(self._contexts))
         self._spawn(self._keep_alarms())
+        if self._enclosure is not None:
+            self._spawn(self._keep_enclosure(self._enclosure))
 
     async def run_until(self, stop: asyncio.Event) -> None:
         """Until told to stop, or to seal; an error that something of the node ended with stops it."""
@@ -232,6 +252,30 @@ class Custody:
             await asyncio.sleep(ALARM_PERIOD_S)
             await asyncio.to_thread(self._alarms.flush)
             self._dispatch.look()
+
+    # ── the enclosure ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _seals_when_open(self) -> bool:
+        return self.config.enclosure is not None and self.config.enclosure.seals
+
+    @staticmethod
+    async def _keep_enclosure(enclosure: TamperWatch) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            enclosure.look()
+
+    def _note_opening(self, why: str) -> None:
+        is_sealed = self._state() == SEALED
+        seals = self._seals_when_open and not is_sealed
+        log.error("enclosure of node %s: %s%s", self.config.node, why, "; the node seals itself" if seals else "")
+        try:
+            self._trust.audit.record("enclosure", "seal" if seals else "open enclosure", self.config.node)
+        except StoreError as error:
+            # The alarm of the log says so, and sealing only stops things.
+            log.warning("%s", error)
+        if seals:
+            self.is_sealing.set()
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
         self._tasks.append(asyncio.create_task(work))
@@ -332,6 +376,8 @@ class Custody:
         return vault
 
     def _check_sealed(self) -> None:
+        if self._enclosure is not None and self._seals_when_open and self._enclosure.is_open:
+            raise RequestRefused("the enclosure of this node is open: shut it first")
         if self._state() != SEALED:
             raise RequestRefused(f"this node is {self._state()}, not sealed")
         if self._keys.is_bare:

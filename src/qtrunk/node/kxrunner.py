@@ -27,7 +27,7 @@ TICK_S = 0.1
 KEM_WAIT_S = 3.0
 SILENCE_S = 5.0
 """A neighbour whose adverts stay out so long is taken for gone; its connection is made anew."""
-_KX, _ADVERT, _NOTE = b"\x00", b"\x01", b"\x02"
+_KX, _ADVERT, _NOTE, _CLOCK = b"\x00", b"\x01", b"\x02", b"\x03"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
 _LOGGED = ("PoolEmpty", "RelaySilent")
@@ -51,6 +51,8 @@ class KxRunner:
         """What takes the notes that come in (node.notes)."""
         self.hear: Callable[[Advert], None] = lambda _advert: None
         """What takes the adverts that are news (node.flooding)."""
+        self.hear_clock: Callable[[LinkId, bytes], None] = lambda _link, _octets: None
+        """What takes questions and answers about the time (node.clockwatch)."""
         self._tell: Callable[[NodeId, bytes], None] | None = None
 
     def use_notes(self, notes: Notes) -> None:
@@ -172,6 +174,12 @@ class KxRunner:
         if channel is not None:
             channel.send(_NOTE + octets)
 
+    def send_clock(self, link: LinkId, octets: bytes) -> None:
+        """Hand a question or an answer about the time to the neighbour over a link, if it is connected."""
+        channel = self._channels.get(link)
+        if channel is not None:
+            channel.send(_CLOCK + octets)
+
     def _drop_silent(self) -> None:
         now_s = self._clock.monotonic_s()
         for link, channel in self._channels.items():
@@ -192,6 +200,8 @@ class KxRunner:
                 self.hear(news)
         elif kind == _NOTE:
             self._receive_note(link, payload)
+        elif kind == _CLOCK:
+            self.hear_clock(link, payload)
         else:
             raise WireError("frame of unknown kind")
 

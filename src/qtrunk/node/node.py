@@ -31,6 +31,7 @@ from qtrunk.node.alarmwatch import AlarmWatch
 from qtrunk.node.authentication import LinkAuthentication, load_signatures
 from qtrunk.node.border import NetworkInterior
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
+from qtrunk.node.clockwatch import ClockWatch
 from qtrunk.node.commit import GroupCommit
 from qtrunk.node.config import LinkConfig, NodeConfig, check_same_node
 from qtrunk.node.device import Module
@@ -109,6 +110,8 @@ class Node:
             self._reserving,
         )
         self._relay.hear = self._flooding.heard
+        self._clocks = ClockWatch(config.node_id, self._topology, self._clock, alarms, self._relay.send_clock)
+        self._relay.hear_clock = self._clocks.receive
         self._pool_sync: PoolSync | None = None
         fallback: Fallback | None = None
         notes: Notes | None = None
@@ -455,6 +458,7 @@ class Node:
         synced_s = self._clock.monotonic_s() + 2 * POOL_TICK_S - SYNC_PERIOD_S
         while True:
             await asyncio.sleep(POOL_TICK_S)
+            self._clocks.tick()
             try:
                 self._store.pools.tick()
                 waiting = self._commit.durable()
@@ -498,6 +502,7 @@ class Node:
                 for rules, nodes in self._routing.in_use()
             ],
             "maintenance": self.maintenance.as_json(),
+            "clock": self._clocks.as_json(),
             "keys": self._store.counts(),
             "pools": self._pools_as_json(),
             "tenants": self._supply.as_json(),
