@@ -66,7 +66,9 @@ def test_every_role_has_something_and_only_officers_change_anything_but_operatio
     # Routes are advice that a node may find anew itself; an operator's word on an alarm and maintenance change no key;
     # everything else that changes something takes an officer.
     assert changing.pop("/admin/v1/routes") == {OperatorRole.CONTROLLER}
-    assert changing.pop("/admin/v1/alarms/{id}/{word}") == {OperatorRole.OFFICER, OperatorRole.OPERATOR}
+    people = {OperatorRole.OFFICER, OperatorRole.OPERATOR}
+    assert changing.pop("/admin/v1/alarms/{id}/{word}") == {*people, OperatorRole.CONTROLLER}
+    assert changing.pop("/control/v1/alarms/{id}/{word}") == people
     maintenance = [path for path in changing if path.startswith("/admin/v1/maintenance")]
     assert maintenance
     assert all(changing.pop(path) == {OperatorRole.OPERATOR} for path in maintenance)

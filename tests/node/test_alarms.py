@@ -119,9 +119,9 @@ def desk(clock, tmp_path):
     handlers = alarms_handlers(board, audit, "a")
     ada = Operator("ada", "", frozenset({OperatorRole.OPERATOR}))
 
-    def ask(method, path, body=b""):
+    def ask(method, path, body=b"", who=ada):
         request = Request(method, ("admin", "v1", *path.split("/")), {}, body, None)
-        answer = asyncio.run(handlers[path.split("/")[0]](request, ada))
+        answer = asyncio.run(handlers[path.split("/")[0]](request, who))
         return answer.status, msgspec.json.decode(answer.body)
 
     ask.board, ask.log = board, tmp_path / "audit"
@@ -139,6 +139,18 @@ def test_a_word_is_audited_and_kept(desk):
     listed = desk("GET", "ietf-alarms")[1]["ietf-alarms:alarms"]["alarm-list"]["alarm"]
     assert listed[0]["operator-state-change"][0]["operator"] == "ada"
     assert listed[0]["alarm-type-id"] == "qtrunk-alarms:LinkOff"
+
+
+def test_a_controller_says_whose_word_it_passes_on(desk):
+    controller = Operator("control-1", "", frozenset({OperatorRole.CONTROLLER, OperatorRole.VIEWER}))
+    for body in (b'{"text": "t"}', b'{"text": "t", "operator": ""}', b'{"text": "t", "operator": "a\\nb"}'):
+        with pytest.raises(RequestRefused, match="operator"):
+            desk("POST", f"alarms/{ID}/ack", body, controller)
+    status, alarm = desk("POST", f"alarms/{ID}/ack", b'{"text": "t", "operator": "ben"}', controller)
+    assert (status, alarm["operator"]) == (200, "ben")
+    assert {one.who for one in records(desk.log)} == {"operator ben by controller control-1"}
+    with pytest.raises(RequestRefused, match="for controllers alone"):
+        desk("POST", f"alarms/{ID}/close", b'{"text": "t", "operator": "ben"}')
 
 
 @pytest.mark.parametrize(

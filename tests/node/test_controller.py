@@ -1,5 +1,6 @@
 """The controllers' lease and store, on files and on a real PostgreSQL."""
 
+import asyncio
 import multiprocessing
 import os
 import shutil
@@ -7,15 +8,20 @@ import socket
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from qtrunk.base.errors import ConfigError, StoreError
-from qtrunk.control.telemetry import Telemetry
+from qtrunk.api.alarms import Said
+from qtrunk.base.errors import ConfigError, RequestRefused, StoreError
+from qtrunk.control.alarms import alarm_id
+from qtrunk.control.telemetry import Telemetry, decode
 from qtrunk.node.controller.database import Postgres, open_database
 from qtrunk.node.controller.lease import FileLease, RowLease
+from qtrunk.node.controller.process import ControllerRunner
 from qtrunk.node.controller.store import KEPT_S, ControlStore
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
@@ -56,6 +62,40 @@ def database(request, tmp_path):
     for table in ("topology", "orders", "telemetry", "alarms", "audit_heads"):
         made.run(f"DROP TABLE IF EXISTS {table}")
     made.close()
+
+
+def test_a_word_goes_to_every_node_that_has_the_alarm():
+    class Site:
+        def __init__(self, error=None):
+            self.error, self.heard = error, []
+
+        def ask(self, *request):
+            self.heard.append(request)
+            if self.error is not None:
+                raise self.error
+
+    def says(node, *alarms):
+        up = [
+            {"resource": one, "type": "LinkOff", "severity": "major", "text": "", "raised_unix_s": 1} for one in alarms
+        ]
+        return decode(msgspec.json.encode({"node": node, "alarms": {"shelved": up}}), node)
+
+    sites = {"a": Site(), "b": Site(StoreError("its disk is full")), "c": Site(), "d": Site()}
+    heard = {"a": says("a", "a-b"), "b": says("b", "b-c", "a-b"), "c": says("c", "b-c"), "d": None}
+    runner = object.__new__(ControllerRunner)
+    runner._services, runner._pool = sites, ThreadPoolExecutor(2)
+    runner.clock = SimpleNamespace(monotonic_s=lambda: 0.0)
+    runner.machine = SimpleNamespace(telemetry=lambda node, _now_s: heard[node])
+    id_ = alarm_id("a-b", "LinkOff")
+    answer = asyncio.run(runner.say(id_, "ack", Said("crew is out", operator="ada")))
+    assert answer == {"word": "ack", "nodes": ["a"], "refused": {"b": "its disk is full"}}
+    order = ("POST", f"/admin/v1/alarms/{id_}/ack", {"text": "crew is out", "operator": "ada"})
+    assert [site.heard for site in sites.values()] == [[order], [order], [], []]
+    sites["a"].error = sites["b"].error
+    with pytest.raises(StoreError, match="disk is full"):
+        asyncio.run(runner.say(id_, "ack", Said("x", operator="ada")))
+    with pytest.raises(RequestRefused, match="no node that answers"):
+        asyncio.run(runner.say("0" * 12, "ack", Said("x", operator="ada")))
 
 
 # ── leases ──

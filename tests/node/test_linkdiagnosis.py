@@ -20,6 +20,7 @@ from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.distil import session as link_session
 from qtrunk.distil.parties import Destroy, Release, Report
 from qtrunk.distil.session import LinkAlice, LinkBob
+from qtrunk.node import linkdiagnosis
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.linkdiagnosis import BLOCKS_MAX, LinkDiagnosis
 from qtrunk.node.linkend import LinkRunner
@@ -29,6 +30,7 @@ from qtrunk.plan.light import Expectation, Light
 from qtrunk.quantum import device, run
 from qtrunk.quantum.attack import Attack
 from qtrunk.quantum.channel import Channel
+from qtrunk.quantum.diagnosis import Hypothesis
 from qtrunk.quantum.optics import of_equipment
 from qtrunk.stages import Observations, Role
 from qtrunk.topology import Node, trunk
@@ -249,3 +251,52 @@ def test_a_module_that_never_answered_is_missed_a_while_after_the_start(monkeypa
     monkeypatch.setattr(Clock, "monotonic_s", lambda _self: 12.0)
     runner._on_module(DeviceError("link a-b: nobody is there"))
     assert [one.type for one in runner._alarms.active()] == ["ModuleLoss"]
+
+
+def spoken(end: End) -> list[bytes]:
+    said: list[bytes] = []
+    end.runner._to_peer = said.append
+    return said
+
+
+def named(end: End) -> list[tuple[str, str]]:
+    return [(each["kind"], each["by"]) for each in end.runner.statistics.as_json()["diagnosis"]]
+
+
+def test_alices_end_gets_what_bob_saw_and_both_say_the_same():
+    async def make() -> tuple[End, End]:
+        return End(Role.ALICE), End(Role.BOB)
+
+    alice, bob = asyncio.run(make())
+    to_bob, to_alice = spoken(alice), spoken(bob)
+    for end in (alice, bob):
+        end.shine()
+    bob.shine(attack=Attack("blinding"))
+    # Bob's module speaks against the block, so he drops it at both ends; who hears what first does not matter.
+    alice.runner._carry_out_one(Destroy(bob.block, link_session.MONITOR, "Bob's module"))
+    assert named(alice) == []
+    alice.runner._receive(to_alice[-1])
+    bob.runner._receive(to_bob[-1])
+    assert named(alice)[0] == ("blinding", "bob")
+    assert named(alice) == named(bob)
+    assert "; likely blinding (" in alice.text("LinkOff")
+    # What he saw of that block says nothing of the next one.
+    alice.runner._carry_out_one(Release(bob.block + 1))
+    assert named(alice) == []
+
+
+def test_what_the_other_end_says_is_checked():
+    end = idle_end()
+    good = linkdiagnosis.to_peer(7, [Hypothesis("cut", 1.0, "dark")])
+    assert end.runner._receive(good) == []
+    for octets in (
+        good[:-1],
+        linkdiagnosis.ASIDE,
+        linkdiagnosis.to_peer(7, [Hypothesis("cut", 2.0, "dark")]),
+        linkdiagnosis.to_peer(7, [Hypothesis("[red]cut", 1.0, "dark")]),
+        linkdiagnosis.to_peer(7, [Hypothesis("cut", 1.0, "dark")] * 3),
+        linkdiagnosis.to_peer(-1, []),
+    ):
+        (effect,) = end.runner._receive(octets)
+        assert isinstance(effect, link_session.Disconnect)
+    assert end.alarms.active() == []

@@ -16,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
 from api_kit import Pki, RunningServer, Wire
 
+from qtrunk.api.alarms import Said
 from qtrunk.control.controller import Controller
 from qtrunk.control.telemetry import decode
 from qtrunk.node.controller.database import Sqlite
@@ -40,7 +41,7 @@ request-cert-key = "{private_key}"
 tls-verify = "{ca_certificate}"
 
 [checks]
-negative_data_rejection.expected-statuses = [400]
+negative_data_rejection.expected-statuses = [400, 404]
 positive_data_acceptance.expected-statuses = [200, 400]
 """
 
@@ -48,6 +49,7 @@ positive_data_acceptance.expected-statuses = [200, 400]
 def said(node):
     links = [
         {"link": link.id, "role": "alice", "state": "ACTIVE", "own_bits": 9, "is_connected": True, "qber_test": 0.01}
+        | {"diagnosis": [{"kind": "bend", "weight": 0.5, "reason": "less light"}]}
         for link in NET.links_of(node)
     ]
     alarm = {"resource": "a-b", "type": "LinkOff", "severity": "major", "text": "t", "raised_unix_s": 5.0}
@@ -89,7 +91,15 @@ def served(pki, tmp_path):
         altered_audit=set(),
     )
     runner.status = lambda: ControllerRunner.status(runner)
+    runner.said = []
+
+    async def say(id_, word, said):
+        runner.said.append((id_, word, said))
+        return {"word": word, "nodes": ["a"], "refused": {"b": "it is away"}}
+
+    runner.say = say
     with RunningServer(northbound(runner, lambda _identity: False).handle, pki.kme("one")) as running:
+        running.said = runner.said
         yield running, machine
     assert not running.problems
 
@@ -99,12 +109,18 @@ def viewer(pki):
     return pki.issue("ops", uris=["urn:qtrunk:operator:ops", "urn:qtrunk:role:viewer"])
 
 
-def validator(path, status):
-    answer = DOCUMENT["paths"][path]["get"]["responses"][str(status)]["content"]["application/json"]["schema"]
+@pytest.fixture
+def operator(pki):
+    roles = ("viewer", "operator")
+    return pki.issue("ada", uris=["urn:qtrunk:operator:ada", *(f"urn:qtrunk:role:{role}" for role in roles)])
+
+
+def validator(path, status, method="get"):
+    answer = DOCUMENT["paths"][path][method]["responses"][str(status)]["content"]["application/json"]["schema"]
     return jsonschema_rs.validator_for({**answer, "components": DOCUMENT["components"]})
 
 
-@pytest.mark.parametrize("path", DOCUMENT["paths"])
+@pytest.mark.parametrize("path", [path for path, methods in DOCUMENT["paths"].items() if "get" in methods])
 def test_every_answer_is_as_the_document_has_it(served, viewer, path):
     running, machine = served
     query = "?cut=a-b" if path.endswith("what-if") else ""
@@ -136,9 +152,35 @@ def test_what_is_asked_wrongly_is_refused_by_name(served, viewer, pki):
         assert wire.ask("GET", "/control/v1/nodes").status == 401
 
 
-def test_a_property_based_tester_finds_nothing_that_the_document_does_not_say(served, viewer, tmp_path):
+def test_an_operators_word_goes_to_the_nodes_in_the_operators_name(served, operator, viewer):
+    running, machine = served
+    path, where = "/control/v1/alarms/{id}/{word}", "/control/v1/alarms/0123456789ab"
+    with Wire(running.port, operator) as wire:
+        answer = wire.ask("POST", f"{where}/ack", {"text": "crew is out"})
+        assert answer.status == 200
+        validator(path, 200, "post").validate(answer.json())
+        assert running.said == [("0123456789ab", "ack", Said("crew is out", None, "ada"))]
+        wrong = (
+            ("/control/v1/alarms/0123/ack", {"text": "t"}, "id"),
+            (f"{where}/burn", {"text": "t"}, "word"),
+            (f"{where}/ack", {}, "body"),
+            (f"{where}/ack", {"text": "t", "until": 5}, "until"),
+            (f"{where}/ack", {"text": "t", "operator": "ben"}, "operator"),
+        )
+        for target, body, field in wrong:
+            refused = wire.ask("POST", target, body)
+            assert (refused.status, refused.json()["message"].partition(":")[0]) == (400, field)
+        assert len(running.said) == 1
+        machine.follow()
+        assert wire.ask("POST", f"{where}/ack", {"text": "t"}).status == 503
+    with Wire(running.port, viewer) as wire:
+        assert wire.ask("POST", f"{where}/ack", {"text": "t"}).status == 403
+    assert len(running.said) == 1
+
+
+def test_a_property_based_tester_finds_nothing_that_the_document_does_not_say(served, operator, tmp_path):
     config = tmp_path / "schemathesis.toml"
-    config.write_text(CONFIG.format(**viewer.arguments()))
+    config.write_text(CONFIG.format(**operator.arguments()))
     made = subprocess.run(
         [
             *(sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"),

@@ -2,13 +2,15 @@
 
 GET  alarms                   everything in the list
 GET  alarms/ID                one, with both histories
-POST alarms/ID/ack            {"text", "until"?}: an operator's word; also close, shelve, unshelve, none
+POST alarms/ID/ack            {"text", "until"?, "operator"?}: an operator's word; also close, shelve, unshelve, none
 GET  ietf-alarms              the list as `ietf-alarms:alarms`, RFC 8632
 
-A word is in the audit log before it counts. `until` (Unix seconds) is for shelve alone.
+A word is in the audit log before it counts. `until` (Unix seconds) is for shelve alone, `operator` for a controller,
+which says whose word it passes on.
 """
 
 import asyncio
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Protocol
@@ -17,7 +19,7 @@ import msgspec
 
 from qtrunk.api.admin import AdminHandler
 from qtrunk.api.https import Request, Response, error
-from qtrunk.api.roles import Operator
+from qtrunk.api.roles import Operator, OperatorRole
 from qtrunk.base.errors import RequestRefused
 from qtrunk.control.alarms import Alarm, OperatorState
 from qtrunk.control.networkview import shown
@@ -32,9 +34,17 @@ WORDS = {
 }
 
 
-class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+PEOPLE = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER})
+"""Who speaks for themselves."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+
+
+class Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of a word."""
+
     text: str
     until: float | None = None
+    operator: str | None = None
 
 
 class Board(Protocol):
@@ -80,19 +90,32 @@ def _one(board: Board, id_: str) -> Response:
 
 def _act(board: Board, audit: AuditLog, node: str, operator: Operator, path: tuple[str, str], body: bytes) -> Response:
     id_, word = path
-    state = WORDS.get(word)
-    if state is None:
+    if word not in WORDS:
         return error(404, f"an alarm takes {', '.join(WORDS)}")
-    try:
-        said = msgspec.json.decode(body, type=_Said)
-    except msgspec.MsgspecError:
-        raise RequestRefused("body: JSON with text, and until for shelve, is needed") from None
-    if said.until is not None and state is not OperatorState.SHELVED:
-        raise RequestRefused("until: for shelve alone")
+    said = parse(word, body)
+    name, passed_on = operator.name, ""
+    if not operator.roles & PEOPLE:
+        # What is left is a controller.
+        if not said.operator or not _NAME.fullmatch(said.operator):
+            raise RequestRefused("operator: a controller must say whose word it passes on")
+        name, passed_on = said.operator, f" by controller {operator.name}"
+    elif said.operator is not None:
+        raise RequestRefused("operator: for controllers alone; your certificate says who you are")
     details = {"alarm": id_[:64], "text": said.text[:200]}
-    with audit.during(f"operator {operator.name}", f"{word} alarm", node, details):
-        alarm = board.act(id_, operator.name, state, said.text, said.until)
+    with audit.during(f"operator {name}{passed_on}", f"{word} alarm", node, details):
+        alarm = board.act(id_, name, WORDS[word], said.text, said.until)
     return _json(asdict(shown(alarm)))
+
+
+def parse(word: str, body: bytes) -> Said:
+    """The body of a word; RequestRefused, which names the field."""
+    try:
+        said = msgspec.json.decode(body, type=Said)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise RequestRefused("body: JSON with text, and until for shelve, is needed") from None
+    if said.until is not None and WORDS[word] is not OperatorState.SHELVED:
+        raise RequestRefused("until: for shelve alone")
+    return said
 
 
 def _json(value: object) -> Response:

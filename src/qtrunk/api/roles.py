@@ -7,7 +7,8 @@ An operator is who has a certificate with one URI name `urn:qtrunk:operator:NAME
     operator            runs the network, sees receipts and ledgers
     security-officer    lets parties in and out, proposes and approves what needs two persons
     auditor             reads the audit log and the lists, changes nothing
-    controller          a QKDN controller: reads status, hands nodes their routes, configures by ETSI GS QKD 015
+    controller          a QKDN controller: reads status, hands nodes their routes, configures by ETSI GS QKD 015, passes
+                        on what operators say of alarms
 """
 
 from dataclasses import dataclass
@@ -61,6 +62,8 @@ _CONTROLLER = frozenset({OperatorRole.CONTROLLER})
 _OPERATOR = frozenset({OperatorRole.OPERATOR})
 _READERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER, OperatorRole.AUDITOR})
 _HANDLERS = frozenset({OperatorRole.OPERATOR, OperatorRole.OFFICER})
+_SPEAKERS = _HANDLERS | _CONTROLLER
+"""A controller passes on what operators said to it."""
 _REVIEWERS = frozenset({OperatorRole.OFFICER, OperatorRole.AUDITOR})
 
 TABLE: tuple[Rule, ...] = (
@@ -70,7 +73,7 @@ TABLE: tuple[Rule, ...] = (
     Rule("GET", "/admin/v1/exposure", _READERS, "end-to-end key, by how it came: what falls with which node"),
     Rule("GET", "/admin/v1/alarms", _ALL, "every alarm of the node"),
     Rule("GET", "/admin/v1/alarms/{id}", _ALL, "one alarm with its histories"),
-    Rule("POST", "/admin/v1/alarms/{id}/{word}", _HANDLERS, "say ack, close, shelve, unshelve or none of an alarm"),
+    Rule("POST", "/admin/v1/alarms/{id}/{word}", _SPEAKERS, "say ack, close, shelve, unshelve or none of an alarm"),
     Rule("GET", "/admin/v1/ietf-alarms", _ALL, "the alarms as RFC 8632 has them"),
     Rule("GET", "/admin/v1/maintenance", _READERS, "maintenance windows"),
     Rule("POST", "/admin/v1/maintenance", _OPERATOR, "drain a node or a link, now or later"),
@@ -97,6 +100,7 @@ TABLE: tuple[Rule, ...] = (
     Rule("GET", "/control/v1/routes", _ALL, "the plan of routes"),
     Rule("GET", "/control/v1/services", _ALL, "pairs of SAEs, their protection and figures"),
     Rule("GET", "/control/v1/alarms", _ALL, "active alarms of the network, what follows below its root"),
+    Rule("POST", "/control/v1/alarms/{id}/{word}", _HANDLERS, "say ack, close, … of an alarm, where it is"),
     Rule("GET", "/control/v1/alarms/summary", _ALL, "how many alarms are up, by severity"),
     Rule("GET", "/control/v1/alarms/history", _ALL, "alarms that the controllers have seen"),
     Rule("GET", "/control/v1/what-if", _ALL, "what a cut would do"),

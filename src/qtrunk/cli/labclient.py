@@ -11,6 +11,7 @@ from qtrunk.api.jsonclient import Service
 from qtrunk.api.tls import client_context
 from qtrunk.base.errors import LabError, QtrunkError
 from qtrunk.base.ids import LinkId
+from qtrunk.control.telemetry import Finding, both
 from qtrunk.node.lab import HOST, Lab
 from qtrunk.node.supervisor import running_state
 
@@ -117,14 +118,9 @@ class LabClient:
 
 def _diagnosis(ends: dict[str, dict[str, object] | None]) -> list[dict[str, object]]:
     """What either end makes of its last block, likeliest first, each kind once with the end that says it."""
-    found: dict[str, dict[str, object]] = {}
-    for role, end in ends.items():
-        said = (end or {}).get("diagnosis")
-        for each in said if isinstance(said, list) else []:
-            before = found.get(each["kind"])
-            if before is None or each["weight"] > before["weight"]:
-                found[each["kind"]] = {**each, "by": role}
-    return sorted(found.values(), key=lambda each: -float(str(each["weight"])))
+    said = {role: (end or {}).get("diagnosis") or [] for role, end in ends.items()}
+    found = both(*((role, msgspec.convert(each, list[Finding])) for role, each in said.items()))
+    return [msgspec.structs.asdict(one) for one in found]
 
 
 def _end(status: dict[str, object] | None, link: str) -> dict[str, object] | None:

@@ -2,9 +2,33 @@
 has a place in them, and what a status says beside them is not kept. No I/O.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from qtrunk.base.errors import WireError
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What a link end makes of its last block (quantum.diagnosis), in short."""
+
+    kind: str
+    weight: float = 0.0
+    reason: str = ""
+    by: str = ""
+    """`alice` or `bob`: which end saw it. Empty: the one that says it."""
+
+
+def both(*ends: tuple[str, Iterable[Finding]]) -> list[Finding]:
+    """What both ends of a link make of it, likeliest first, each kind once; `ends`: role and what it says."""
+    found: dict[str, Finding] = {}
+    for role, said in ends:
+        for each in said:
+            made = each if each.by else msgspec.structs.replace(each, by=role)
+            known = found.get(made.kind)
+            if known is None or (made.weight, made.by) > (known.weight, known.by):
+                found[made.kind] = made
+    return sorted(found.values(), key=lambda one: (-one.weight, one.kind))
 
 
 class LinkTelemetry(msgspec.Struct, frozen=True):
@@ -24,6 +48,7 @@ class LinkTelemetry(msgspec.Struct, frozen=True):
     is_held: bool = False
     blocks_released: int = 0
     blocks_destroyed: int = 0
+    diagnosis: list[Finding] = []
 
 
 class AlarmTelemetry(msgspec.Struct, frozen=True):
@@ -84,6 +109,12 @@ class AuditTelemetry(msgspec.Struct, frozen=True):
     hash: str = ""
 
 
+class ClockTelemetry(msgspec.Struct, frozen=True):
+    """The node's clock less its neighbours'."""
+
+    offset_s: float | None = None
+
+
 class Telemetry(msgspec.Struct, frozen=True):
     """One node at one moment."""
 
@@ -98,6 +129,7 @@ class Telemetry(msgspec.Struct, frozen=True):
     routes: OrdersTelemetry = OrdersTelemetry()
     maintenance: list[WindowTelemetry] = []
     audit: AuditTelemetry = AuditTelemetry()
+    clock: ClockTelemetry = ClockTelemetry()
 
 
 def decode(octets: bytes, node: str) -> Telemetry:

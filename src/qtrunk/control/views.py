@@ -3,12 +3,14 @@
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from qtrunk.base.errors import RequestRefused, RouteUnavailable
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.control import alarmview
 from qtrunk.control.controller import Controller
 from qtrunk.control.networkview import Row
-from qtrunk.control.telemetry import LinkTelemetry
+from qtrunk.control.telemetry import LinkTelemetry, both
 
 Document = dict[str, Any]
 _WORST = ("OFF", "PENDING", "PASSIVE", "ACTIVE")
@@ -56,6 +58,7 @@ class Views:
                     "state": telemetry.state if telemetry else "unknown",
                     "uptime_s": telemetry.uptime_s if telemetry else None,
                     "alarms": len(telemetry.alarms.active) if telemetry else None,
+                    "clock_offset_s": telemetry.clock.offset_s if telemetry else None,
                     "order": {"fencing": telemetry.routes.fencing, "version": telemetry.routes.version}
                     if telemetry
                     else None,
@@ -84,6 +87,7 @@ class Views:
             "is_drained": link in self._controller.drained,
             "secret_bps": min((end.secret_bps for end in there), default=None),
             "pool_bits": min((end.pool_bits for end in there), default=None),
+            "diagnosis": msgspec.to_builtins(both(*((end.role, end.diagnosis) for end in there))),
             "qber": next((end.qber_test for end in there if end.qber_test is not None), None),
         }
 

@@ -7,7 +7,11 @@ is decided by it: whether a block becomes key is for the proof and the monitors'
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
+import msgspec
+
+from qtrunk.base.wire import Message, decode, encode
 from qtrunk.quantum import diagnosis
 from qtrunk.quantum.device import Finished
 from qtrunk.quantum.diagnosis import Hypothesis
@@ -20,6 +24,19 @@ BLOCKS_MAX = 16
 """Blocks whose observables wait for their end; older ones go."""
 HYPOTHESES_MAX = 2
 """Named; what is less likely would only confuse."""
+
+
+ASIDE = b"\x02"
+"""First octet of what the ends say beside their session, whose octets begin with others."""
+REASON_MAX = 300
+
+
+class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A hypothesis on its way."""
+
+    kind: Annotated[str, msgspec.Meta(pattern="^[a-z-]{1,40}$")]
+    weight: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+    reason: Annotated[str, msgspec.Meta(max_length=REASON_MAX)]
 
 
 class LinkDiagnosis:
@@ -83,6 +100,25 @@ class LinkDiagnosis:
         if light != self._light:
             self._light = light
             self._norm = diagnosis.norm_of(of_equipment(self._link.equipment, self._link.loss_db, light))
+
+
+class Verdict(Message, frozen=True, tag="verdict"):
+    """One end to the other, beside the protocol: what it makes of a block that ended. Nothing is decided by it."""
+
+    block: Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+    findings: Annotated[list[Named], msgspec.Meta(max_length=HYPOTHESES_MAX)]
+
+
+def to_peer(block: int, verdict: Sequence[Hypothesis]) -> bytes:
+    """A verdict as octets of the classical channel."""
+    findings = [Named(one.kind, one.weight, one.reason[:REASON_MAX]) for one in verdict]
+    return ASIDE + encode(Verdict(block=block, findings=findings))
+
+
+def of_peer(octets: bytes) -> tuple[int, list[Hypothesis]]:
+    """Of octets that begin with ASIDE: the block, and what the peer makes of it; WireError."""
+    said = decode(octets[len(ASIDE) :], Verdict)
+    return said.block, [Hypothesis(one.kind, one.weight, one.reason) for one in said.findings]
 
 
 def likely(verdict: Sequence[Hypothesis]) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 from asyncio.subprocess import PIPE
+from collections.abc import Sequence
 
 import msgspec
 
@@ -17,11 +18,13 @@ from qtrunk.kms.store import KeyStore
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.authentication import LinkAuthentication
 from qtrunk.node.device import DeviceEvent, Module
-from qtrunk.node.linkdiagnosis import LinkDiagnosis, likely
+from qtrunk.node.linkdiagnosis import ASIDE, LinkDiagnosis, likely, of_peer, to_peer
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
 from qtrunk.plan.light import Answer, Light, Seen
 from qtrunk.quantum import device as device_messages
+from qtrunk.quantum.diagnosis import Hypothesis
+from qtrunk.stages import Role
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,8 @@ class LinkRunner(LinkWorker[SessionEffect]):
         self._pool_octets_max = pool_octets_max
         self._begun_s = clock.monotonic_s()
         self._is_missed = False
+        self._ended: tuple[int, str] = (0, "")
+        """The last block if it was destroyed, and what its alarm says."""
 
     # ── event loop side ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -110,6 +115,28 @@ class LinkRunner(LinkWorker[SessionEffect]):
                 question = msgspec.json.encode(self._light.question())
                 asyncio.run_coroutine_threadsafe(self._follow(question), self._loop)
         return self._session.tick()
+
+    def _receive(self, octets: bytes) -> list[SessionEffect]:
+        if not octets.startswith(ASIDE):
+            return super()._receive(octets)
+        try:
+            block, verdict = of_peer(octets)
+        except WireError as error:
+            return [Disconnect(f"link {self.link}: {error}")]
+        peer = Role.BOB if self.statistics.role is Role.ALICE else Role.ALICE
+        self.statistics.note_verdict(block, verdict, peer)
+        if self._ended[0] == block:
+            self._say_ended()
+        return []
+
+    def _judge(self, block: int, verdict: Sequence[Hypothesis]) -> None:
+        """What this end makes of a block, for itself and for the other end."""
+        self.statistics.note_verdict(block, verdict)
+        self._to_peer(to_peer(block, verdict))
+
+    def _say_ended(self) -> None:
+        text = self._ended[1] + likely(self.statistics.verdict)
+        self._alarms.raise_alarm(self.link, "LinkOff", "major", text)
 
     def _adopt(self, answer: bytes, why: str) -> list[SessionEffect]:
         self._is_following = False
@@ -200,7 +227,8 @@ class LinkRunner(LinkWorker[SessionEffect]):
                 self.statistics.note_released(self._store.block_record(self.link, effect.block))
                 for type_ in ("LinkOff", "StorageFull", "ProtocolError"):
                     self._alarms.clear(self.link, type_)
-                self.statistics.note_verdict(self._diagnosis.released(effect.block))
+                self._ended = (0, "")
+                self._judge(effect.block, self._diagnosis.released(effect.block))
             case Destroy():
                 self._destroy(effect)
             case Report():
@@ -221,10 +249,6 @@ class LinkRunner(LinkWorker[SessionEffect]):
         verdict = self._diagnosis.destroyed(effect.block)
         log.warning("link %s block %d destroyed (%s): %s", self.link, effect.block, effect.cause, effect.why)
         if effect.cause not in link_session.QUIET_CAUSES:
-            self.statistics.note_verdict(verdict)
-            self._alarms.raise_alarm(
-                self.link,
-                "LinkOff",
-                "major",
-                f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}{likely(verdict)}",
-            )
+            self._judge(effect.block, verdict)
+            self._ended = (effect.block, f"block {effect.block} destroyed, cause {effect.cause}: {effect.why}")
+            self._say_ended()

@@ -8,11 +8,12 @@ operator must see at once that the light is not trusted now.
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import msgspec
 
 from qtrunk.base.ports import Clock
+from qtrunk.control.telemetry import Finding, both
 from qtrunk.distil.parties import Destroy, Report
 from qtrunk.distil.session import QUIET_CAUSES
 from qtrunk.kms import vendorend
@@ -58,8 +59,8 @@ class LinkStatistics:
     figures: dict[str, object] = field(default_factory=dict)
     last_end: str = ""
     """Why the last block was destroyed; empty after a good one."""
-    verdict: tuple[Hypothesis, ...] = ()
-    """What may have happened to the last block, likeliest first; empty where nothing did."""
+    _verdicts: dict[Role, tuple[int, tuple[Hypothesis, ...]]] = field(default_factory=dict)
+    """What each end makes of the last block that it made anything of: its number, the hypotheses."""
     readings: dict[str, object] = field(default_factory=dict)
     """What the own module's monitors said of the last block."""
     _clicks: tuple[int, float] | None = None
@@ -137,9 +138,25 @@ class LinkStatistics:
                 self.last_end = f"{effect.cause}: {effect.why}"
                 self._append(0, 0)
 
-    def note_verdict(self, verdict: Sequence[Hypothesis]) -> None:
-        """What this end makes of a block that ended."""
-        self.verdict = tuple(verdict)
+    def note_verdict(self, block: int, verdict: Sequence[Hypothesis], role: Role | None = None) -> None:
+        """What this end, or the other one, makes of a block that ended."""
+        self._verdicts[role or self.role] = (block, tuple(verdict))
+
+    @property
+    def verdict(self) -> tuple[Hypothesis, ...]:
+        """What may have happened to the last block, likeliest first, as both ends see it; empty where nothing did."""
+        return tuple(Hypothesis(one.kind, one.weight, one.reason) for one in self.diagnosis())
+
+    def diagnosis(self) -> list[Finding]:
+        """The same, with the end that saw it. The other end's word counts for the block that this end speaks of."""
+        own_block, _ = self._verdicts.get(self.role, (0, ()))
+        return both(
+            *(
+                (role.value, [Finding(one.kind, one.weight, one.reason) for one in found])
+                for role, (block, found) in list(self._verdicts.items())
+                if block == own_block
+            )
+        )
 
     def _append(self, sifted_bits: int, secret_bits: int) -> None:
         self._recent.append(_Block(self.clock.monotonic_s(), self._light_s, sifted_bits, secret_bits))
@@ -190,7 +207,7 @@ class LinkStatistics:
             "loss_db": self.link.loss_db,
             "state": self.state(),
             "why": self.last_end,
-            "diagnosis": [asdict(each) for each in self.verdict],
+            "diagnosis": msgspec.to_builtins(self.diagnosis()),
             "sifted_bps": sifted_bps,
             "secret_bps": secret_bps,
             "pool_bits": 8 * level.total_octets if level else 0,

@@ -115,7 +115,7 @@ class LinkWorker(ABC, Generic[E]):
         try:
             while True:
                 octets = await channel.receive()
-                await self._post(lambda octets=octets: self._machine.receive(octets))  # type: ignore[misc]
+                await self._post(lambda octets=octets: self._receive(octets))  # type: ignore[misc]
         except (OSError, asyncio.IncompleteReadError, WireError):
             pass
         finally:
@@ -169,6 +169,10 @@ class LinkWorker(ABC, Generic[E]):
                 return
 
     # ── worker thread side ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _receive(self, octets: bytes) -> list[E]:
+        """A frame of the peer."""
+        return self._machine.receive(octets)
 
     @abstractmethod
     def _on_tick(self) -> list[E]:

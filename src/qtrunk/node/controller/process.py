@@ -13,12 +13,14 @@ from pathlib import Path
 
 import msgspec
 
+from qtrunk.api.alarms import Said
 from qtrunk.api.jsonclient import Service
 from qtrunk.api.tls import client_context
-from qtrunk.base.errors import NotAuthorised, QtrunkError, StoreError
+from qtrunk.base.errors import NotAuthorised, QtrunkError, RequestRefused, StoreError
 from qtrunk.base.ids import NodeId
 from qtrunk.base.ports import Clock
 from qtrunk.control import telemetry as words
+from qtrunk.control.alarms import alarm_id
 from qtrunk.control.controller import Controller, Hand
 from qtrunk.control.telemetry import Telemetry
 from qtrunk.node.controller.config import ControllerConfig
@@ -112,6 +114,34 @@ class ControllerRunner:
             "silent_nodes": dict(sorted(self.problems.items())) if machine.is_leading else {},
             "altered_audit": sorted(self.altered_audit),
         }
+
+    async def say(self, id_: str, word: str, said: Said) -> dict[str, object]:
+        """An operator's word on an alarm, at every node that has it; QtrunkError where none has, or none takes it."""
+        having = [node for node in self._services if self._has_alarm(node, id_)]
+        if not having:
+            raise RequestRefused(f"id: no node that answers has an alarm {id_}")
+        loop = asyncio.get_running_loop()
+        path, body = f"/admin/v1/alarms/{id_}/{word}", msgspec.to_builtins(said)
+        body = {name: value for name, value in body.items() if value is not None}
+
+        def ask(node: NodeId) -> QtrunkError | None:
+            try:
+                self._services[node].ask("POST", path, body)
+            except QtrunkError as error:
+                return error
+            return None
+
+        answers = await asyncio.gather(*(loop.run_in_executor(self._pool, ask, node) for node in having))
+        refusals = {node: error for node, error in zip(having, answers, strict=True) if error is not None}
+        if len(refusals) == len(having):
+            raise next(iter(refusals.values()))
+        done = sorted(set(having) - refusals.keys())
+        return {"word": word, "nodes": done, "refused": {node: str(error) for node, error in sorted(refusals.items())}}
+
+    def _has_alarm(self, node: NodeId, id_: str) -> bool:
+        telemetry = self.machine.telemetry(node, self.clock.monotonic_s())
+        alarms = () if telemetry is None else (*telemetry.alarms.active, *telemetry.alarms.shelved)
+        return any(id_ == (one.id or alarm_id(one.resource, one.type, one.qualifier)) for one in alarms)
 
     def close(self) -> None:
         """Let another lead at once."""
