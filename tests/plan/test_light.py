@@ -1,5 +1,6 @@
 """Settings follow a link between blocks: when, how far, and never out of what is configured."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -75,7 +76,7 @@ def test_the_search_in_its_own_process_gives_more_key_within_the_configuration()
     light = Light(here)
     light.note(shown(here, light.settings))
     done = subprocess.run(
-        [sys.executable, "-m", "qtrunk.plan.follow"],
+        [sys.executable, "-m", "qtrunk.plan.search", "follow", str(os.getpid())],
         input=msgspec.json.encode(light.question()),
         capture_output=True,
         check=True,

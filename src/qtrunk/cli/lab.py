@@ -23,7 +23,7 @@ from qtrunk.node.supervisor import is_running, running_state
 
 START_TIMEOUT_S, START_TIMEOUT_PER_NODE_S = 60.0, 3.0
 """To bring a lab up: with a hundred processes on two cores it takes a while."""
-STOP_TIMEOUT_S = 20.0
+STOP_TIMEOUT_S, STOP_TIMEOUT_PER_NODE_S = 20.0, 1.0
 REFRESH_S = 0.5
 
 
@@ -77,7 +77,11 @@ def _supervisor(lab: Lab, *, detach: bool) -> Iterator["subprocess.Popen[bytes]"
     finally:
         if not is_left_running:
             process.terminate()
-            process.wait(STOP_TIMEOUT_S)
+            process.wait(_stop_timeout_s(lab))
+
+
+def _stop_timeout_s(lab: Lab) -> float:
+    return STOP_TIMEOUT_S + STOP_TIMEOUT_PER_NODE_S * len(lab.topology.nodes)
 
 
 def _interrupt(_number: int, _frame: object) -> None:
@@ -88,11 +92,11 @@ def _wait_until_up(lab: Lab, process: "subprocess.Popen[bytes]") -> None:
     client = LabClient(lab)
     timeout_s = START_TIMEOUT_S + START_TIMEOUT_PER_NODE_S * len(lab.topology.nodes)
     deadline_s = time.monotonic() + timeout_s
-    missing: list[str] = []
+    missing: list[str] = [node.id for node in lab.topology.nodes]
     while time.monotonic() < deadline_s:
         if process.poll() is not None:
             raise LabError(f"the supervisor ended at once; see {lab.state}/logs/supervisor.out")
-        missing = [node.id for node in lab.topology.nodes if not _answers(client, node.id)]
+        missing = [node for node in missing if not _answers(client, node)]
         if not missing:
             return
         time.sleep(0.1)
@@ -141,7 +145,7 @@ def down(state: Path) -> None:
         raise LabError(f"lab {state} is just starting; try again")
     with contextlib.suppress(ProcessLookupError):
         os.kill(found.pid, signal.SIGTERM)
-    deadline_s = time.monotonic() + STOP_TIMEOUT_S
+    deadline_s = time.monotonic() + _stop_timeout_s(Lab.open(state))
     while is_running(state):
         if time.monotonic() > deadline_s:
             raise LabError(f"the supervisor (process {found.pid}) does not stop")

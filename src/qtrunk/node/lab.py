@@ -238,7 +238,7 @@ class Lab:
         nodes = [
             ChildSpec(
                 f"node-{node.id}",
-                "qtrunk.node",
+                "qtrunk.node.__main__",
                 ["--config", str(self.state / "nodes" / node.id / "node.json")],
             )
             for node in self.topology.nodes
@@ -246,7 +246,7 @@ class Lab:
         controllers = [
             ChildSpec(
                 name,
-                "qtrunk.node.controller",
+                "qtrunk.node.controller.__main__",
                 ["--config", str(self.state / "controllers" / name / "controller.json")],
             )
             for name in self.controller_names()

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import Sequence
 
 import msgspec
@@ -21,6 +19,7 @@ from qtrunk.node.device import DeviceEvent, Module
 from qtrunk.node.linkdiagnosis import ASIDE, LinkDiagnosis, likely, of_peer, to_peer
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
+from qtrunk.node.search import SearchFailed, search
 from qtrunk.plan.light import Answer, Light, Seen
 from qtrunk.quantum import device as device_messages
 from qtrunk.quantum.diagnosis import Hypothesis
@@ -30,8 +29,6 @@ log = logging.getLogger(__name__)
 
 MODULE_BEGIN_S = 10.0
 """A module that never answered since the node began is not missed for so long: both may just have started."""
-FOLLOW_TIMEOUT_S = 600.0
-"""Searches of one machine wait for each other."""
 
 
 class LinkRunner(LinkWorker[SessionEffect]):
@@ -84,18 +81,11 @@ class LinkRunner(LinkWorker[SessionEffect]):
 
     async def _follow(self, question: bytes) -> None:
         """Look for better settings, in a process of its own."""
-        answer, why, search = b"", "", None
+        answer, why = b"", ""
         try:
-            search = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "qtrunk.plan.follow", stdin=PIPE, stdout=PIPE, stderr=PIPE
-            )
-            async with asyncio.timeout(FOLLOW_TIMEOUT_S):
-                answer, errors = await search.communicate(question)
-            why = errors.decode(errors="replace")[-500:] if search.returncode else ""
-        except (OSError, TimeoutError) as error:
-            why = f"{type(error).__name__}: {error}"
-            if search is not None and search.returncode is None:
-                search.kill()
+            answer = await search("follow", question)
+        except SearchFailed as error:
+            why = str(error)
         await self._post(lambda: self._adopt(answer, why))
 
     # ── worker thread side ──────────────────────────────────────────────────────────────────────────────────────

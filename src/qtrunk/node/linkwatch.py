@@ -11,10 +11,7 @@ plan. The plan is that of `qtrunk rate` for the link's loss and equipment; a ven
 Their texts end with what the end makes of its last block (`node.linkdiagnosis`), where it makes anything of it.
 """
 
-import asyncio
 import logging
-import sys
-from asyncio.subprocess import PIPE
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,13 +22,13 @@ from qtrunk.control.threshold import Ladder, Step
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.linkdiagnosis import likely
 from qtrunk.node.linkstate import LinkStatistics
+from qtrunk.node.search import SearchFailed, search
 from qtrunk.plan.light import Expectation
 from qtrunk.stages import Role
 from qtrunk.topology import Link
 
 log = logging.getLogger(__name__)
 
-PLAN_TIMEOUT_S = 300.0
 DARK, LIT = 0.1, 0.3
 BLOCKS = 8
 BEGIN_S = 120.0
@@ -40,22 +37,11 @@ BEGIN_S = 120.0
 
 async def expectations(links: Sequence[Link]) -> list[Expectation] | None:
     """What links should show, by a process of its own; None, and a line in the log, where that fails."""
-    search = None
     try:
-        search = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "qtrunk.plan.expect", stdin=PIPE, stdout=PIPE, stderr=PIPE
-        )
-        async with asyncio.timeout(PLAN_TIMEOUT_S):
-            answer, errors = await search.communicate(msgspec.json.encode(links))
-        if search.returncode:
-            raise ValueError(errors.decode(errors="replace")[-500:])
-        return msgspec.json.decode(answer, type=list[Expectation])
-    except (OSError, TimeoutError, ValueError, msgspec.MsgspecError) as error:
-        log.warning("what the links should show is not known: %s: %s", type(error).__name__, error)
+        return msgspec.json.decode(await search("expect", msgspec.json.encode(links)), type=list[Expectation])
+    except (SearchFailed, msgspec.MsgspecError) as error:
+        log.warning("what the links should show is not known: %s", error)
         return None
-    finally:
-        if search is not None and search.returncode is None:
-            search.kill()
 
 
 @dataclass(slots=True)

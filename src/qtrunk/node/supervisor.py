@@ -2,6 +2,10 @@
 
     python -m qtrunk.node.supervisor --state DIR [--parent PID]
 
+It loads the code of its children once and forks them: to load it for each of a hundred processes takes minutes of two
+cores. It holds no secret and runs no thread, so a child begins with nothing but code. (A node in service outside a lab
+is a process of its own from the start: `python -m qtrunk.node`.)
+
 Children ask the kernel to be told when the supervisor dies, so a killed supervisor leaves nothing running; they
 run in sessions of their own, so a Ctrl-C at the terminal reaches them as an orderly SIGTERM and in order. A child that
 keeps dying at once is restarted ever more slowly, up to BACKOFF_S_MAX. SIGHUP: the plan has changed; only the processes
@@ -11,20 +15,23 @@ that are new in it or gone from it are touched.
 import argparse
 import contextlib
 import fcntl
+import gc
+import importlib
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import FrameType
 
 import msgspec
 
 from qtrunk.base.errors import LabError
-from qtrunk.base.parent import die_with_parent
+from qtrunk.base.parent import die_with_parent, name_process
 
 POLL_S = 0.05
 STOP_GRACE_S = 8.0
@@ -38,6 +45,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
 
     name: str
     module: str
+    """It has a function `main` that reads the command line."""
     arguments: list[str]
 
 
@@ -59,7 +67,7 @@ class SupervisorState(msgspec.Struct):
 @dataclass(slots=True)
 class _Child:
     spec: ChildSpec
-    process: subprocess.Popen[bytes] | None = None
+    process: ForkProcess | None = None
     started_s: float = 0.0
     restarts: int = 0
     quick_deaths: int = 0
@@ -69,8 +77,9 @@ class _Child:
 class Supervisor:
     """Runs the children of one lab until told to stop."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, lock: int) -> None:
         self._state = state
+        self._lock = lock
         self._logs = state / "logs"
         self._logs.mkdir(mode=0o700, exist_ok=True)
         plan = msgspec.json.decode((state / "plan.json").read_bytes(), type=Plan)
@@ -90,6 +99,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start everything, keep it running, stop it in order."""
+        self._load()
         try:
             while not self._is_stopping:
                 if self._is_replanned:
@@ -101,6 +111,13 @@ class Supervisor:
                 time.sleep(POLL_S)
         finally:
             self._stop_children()
+
+    def _load(self) -> None:
+        for module in {child.spec.module for child in self._children}:
+            importlib.import_module(module)
+        # What is there now stays in all children: collections that never touch it leave its pages shared.
+        gc.collect()
+        gc.freeze()
 
     def _follow_plan(self) -> None:
         """Stop what the plan does not name any more; what it names anew is started as if it had died."""
@@ -117,7 +134,7 @@ class Supervisor:
         changed = False
         now_s = time.monotonic()
         for child in self._children:
-            if child.process is not None and child.process.poll() is not None:
+            if child.process is not None and child.process.exitcode is not None:
                 self._note_death(child, now_s)
                 changed = True
             if child.process is None and now_s >= child.start_at_s:
@@ -134,23 +151,22 @@ class Supervisor:
         child.start_at_s = now_s + delay_s
 
     def _start(self, child: _Child, now_s: float) -> None:
-        with (self._logs / f"{child.spec.name}.out").open("ab") as out:
-            child.process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    child.spec.module,
-                    *child.spec.arguments,
-                    "--parent",
-                    str(os.getpid()),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                close_fds=True,
-            )
+        child.process = multiprocessing.get_context("fork").Process(target=self._become, args=(child.spec,))
+        child.process.start()
         child.started_s = now_s
+
+    def _become(self, spec: ChildSpec) -> None:
+        """In the new process: what an interpreter of its own would have begun with, then its `main`."""
+        os.setsid()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        os.close(self._lock)
+        with (self._logs / f"{spec.name}.out").open("ab") as out:
+            os.dup2(out.fileno(), sys.stdout.fileno())
+            os.dup2(out.fileno(), sys.stderr.fileno())
+        name_process(spec.name)
+        sys.argv = [spec.module, *spec.arguments, "--parent", str(os.getppid())]
+        importlib.import_module(spec.module).main()
 
     def _write_state(self) -> None:
         state = SupervisorState(
@@ -158,7 +174,7 @@ class Supervisor:
             started_unix_s=self._started_unix_s,
             children={
                 child.spec.name: {
-                    "pid": child.process.pid if child.process else 0,
+                    "pid": (child.process.pid or 0) if child.process else 0,
                     "restarts": child.restarts,
                 }
                 for child in self._children
@@ -183,20 +199,19 @@ class Supervisor:
         """SIGTERM to all, a grace period, then SIGKILL; nothing stays behind."""
         running = [child.process for child in children if child.process is not None]
         for process in running:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+            process.terminate()
         deadline_s = time.monotonic() + STOP_GRACE_S
         for process in running:
-            try:
-                process.wait(max(0.0, deadline_s - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.join(max(0.0, deadline_s - time.monotonic()))
+        for process in running:
+            process.kill()
+        for process in running:
+            process.join()
 
 
 @contextlib.contextmanager
-def exclusive_lock(state: Path) -> Iterator[None]:
-    """Hold the lab's lock; LabError if another supervisor has it."""
+def exclusive_lock(state: Path) -> Iterator[int]:
+    """Hold the lab's lock, by this descriptor; LabError if another supervisor has it."""
     descriptor = os.open(state / "supervisor.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -204,7 +219,7 @@ def exclusive_lock(state: Path) -> Iterator[None]:
         os.close(descriptor)
         raise LabError(f"lab {state} is already up; `qtrunk down --state {state}` stops it") from error
     try:
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -238,8 +253,10 @@ def main() -> None:
     options = parser.parse_args()
     if options.parent is not None:
         die_with_parent(options.parent)
-    with exclusive_lock(options.state):
-        supervisor = Supervisor(options.state)
+    # No threads of a library before a fork.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    with exclusive_lock(options.state) as lock:
+        supervisor = Supervisor(options.state, lock)
         signal.signal(signal.SIGTERM, supervisor.stop)
         signal.signal(signal.SIGINT, supervisor.stop)
         signal.signal(signal.SIGHUP, supervisor.replan)

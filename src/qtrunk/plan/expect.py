@@ -1,11 +1,4 @@
-"""What links should show: `python -m qtrunk.plan.expect` reads a JSON list of links and writes one of expectations.
-
-A process of its own, as `plan.follow` is and for the same reasons: some tenths of a second of work for each link, and
-the model of the simulated light, which a node has no business to. It runs at the lowest priority: nobody waits for it.
-"""
-
-import os
-import sys
+"""What links should show."""
 
 import msgspec
 
@@ -33,12 +26,6 @@ def expectation(link: Link) -> Expectation:
     )
 
 
-def main() -> None:
-    """Standard input to standard output."""
-    os.nice(19)
-    links = msgspec.json.decode(sys.stdin.buffer.read(), type=list[Link])
-    sys.stdout.buffer.write(msgspec.json.encode([expectation(link) for link in links]))
-
-
-if __name__ == "__main__":
-    main()
+def answer(question: bytes) -> bytes:
+    """For `plan.search`."""
+    return msgspec.json.encode([expectation(link) for link in msgspec.json.decode(question, type=list[Link])])

@@ -1,4 +1,4 @@
-"""The best settings for a link's next blocks, from what its blocks showed: `python -m qtrunk.plan.follow`, with JSON.
+"""The best settings for a link's next blocks, from what its blocks showed.
 
 What is fitted are the two things that change in a fibre: its loss, from the share of signal pulses that click, and what
 is wrong with the phase, from the errors of the test basis; the rest of the equipment is taken as the topology has it.
@@ -6,16 +6,11 @@ Then the planner looks for better settings (plan.rate), and for the shortest blo
 gives nearly the rate of the longest.
 """
 
-import fcntl
-import os
-import sys
 from dataclasses import replace
 from math import log10, sqrt
-from pathlib import Path
 
 import msgspec
 
-from qtrunk.base.parent import die_with_parent
 from qtrunk.plan.light import Answer, LightSettings, Question, Seen, longest_s
 from qtrunk.plan.rate import Choice, PlannedLink, improved, planned
 from qtrunk.quantum.analytic import expected
@@ -84,20 +79,6 @@ def _for(link: Link, fitted: PlannedLink, block_s: float) -> PlannedLink:
     return replace(fitted, block_s=block_s * link.equipment.clock_fraction)
 
 
-def main() -> None:
-    """A question on standard input, its answer on standard output.
-
-    It ends with the node that asks, gives way to everything else, and is the only search of this machine at a time: a
-    lab of forty links would otherwise search for all of them at once.
-    """
-    die_with_parent(os.getppid())
-    os.nice(19)
-    question = msgspec.json.decode(sys.stdin.buffer.read(), type=Question)
-    with Path(__file__).open("rb") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        answer = follow(question)
-    sys.stdout.buffer.write(msgspec.json.encode(answer))
-
-
-if __name__ == "__main__":
-    main()
+def answer(question: bytes) -> bytes:
+    """For `plan.search`."""
+    return msgspec.json.encode(follow(msgspec.json.decode(question, type=Question)))
