@@ -6,7 +6,8 @@ from qtrunk.base.errors import AuthenticationFailed, BudgetSpent, ConfigError, K
 from qtrunk.base.secret import Secret
 from qtrunk.distil.authentication import AUTH_OCTETS, ML_DSA, SIGNED, WEGMAN_CARTER
 from qtrunk.kms.key import AuthReservation
-from qtrunk.node.authentication import LinkAuthentication, load_signatures, make_signing_key
+from qtrunk.node.authentication import LinkAuthentication, load_signatures
+from qtrunk.node.signing import make_signing_key
 
 
 class Pool:

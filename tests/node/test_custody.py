@@ -19,7 +19,8 @@ from qtrunk.kms.audit import records
 from qtrunk.kms.vault import methods
 from qtrunk.node.ca.identity import Kind
 from qtrunk.node.config import Address, EnclosureConfig, NodeConfig
-from qtrunk.node.custody import Custody, keys_of
+from qtrunk.node.custody import Custody
+from qtrunk.node.keys import keys_of
 from qtrunk.node.pki import LabPki
 from qtrunk.node.tamper import LOOK_S
 

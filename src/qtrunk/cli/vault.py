@@ -28,7 +28,7 @@ from qtrunk.kms.vault import backup, rotation
 from qtrunk.kms.vault.opened import METHODS, Vault
 from qtrunk.kms.vault.unsealing import Keys, Unsealing
 from qtrunk.node.config import NodeConfig, load
-from qtrunk.node.custody import IN_SERVICE, keys_of
+from qtrunk.node.keys import IN_SERVICE, keys_of
 from qtrunk.node.lab import Lab
 from qtrunk.node.world import SystemClock
 

@@ -5,7 +5,6 @@ the first time since the start (blocks overlap: she may not know yet that his po
 Alice's pool empty therefore cannot make Bob's end believe a signature while it has key.
 """
 
-import os
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -75,19 +74,3 @@ def load_signatures(private_key: Path, peer_public_key: Path) -> Signatures:
     if not isinstance(own, MLDSA65PrivateKey) or not isinstance(peer, MLDSA65PublicKey):
         raise ConfigError([f"signing keys {private_key}, {peer_public_key}: ML-DSA-65 keys are needed"])
     return Signatures(own, peer)
-
-
-def make_signing_key(private_key: Path, public_key: Path) -> None:
-    """A new pair, unless there is one; the private key is readable by its owner only."""
-    if public_key.exists():
-        return
-    private_key.unlink(missing_ok=True)
-    key = MLDSA65PrivateKey.generate()
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    descriptor = os.open(private_key, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(pem)
-    # The public half comes last: where it is, both are.
-    public_key.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )

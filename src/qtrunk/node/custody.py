@@ -45,9 +45,10 @@ from qtrunk.kms.seal import load_or_make_kek
 from qtrunk.kms.vault import backup
 from qtrunk.kms.vault.opened import Vault
 from qtrunk.kms.vault.sharetext import is_share
-from qtrunk.kms.vault.unsealing import Keys, Unsealing
+from qtrunk.kms.vault.unsealing import Unsealing
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.config import NodeConfig, check_same_node
+from qtrunk.node.keys import IN_SERVICE, SEALED, STARTING, keys_of
 from qtrunk.node.node import Node
 from qtrunk.node.sinks.dispatch import Dispatch
 from qtrunk.node.sinks.settings import load as load_sinks
@@ -61,15 +62,7 @@ GC_THRESHOLD = 50_000
 SEAL_DELAY_S = 0.2
 """Until the answer to who sealed has left."""
 ALARM_PERIOD_S = 1.0
-SEALED, STARTING, IN_SERVICE = "sealed", "starting", "in service"
 _EXPORT = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
-
-
-def keys_of(config: NodeConfig) -> Keys:
-    """Where a node's vault, bare KEK file and store lie."""
-    directory = Path(config.directory)
-    vault = directory / "vault.json" if config.vault is None else Path(config.vault)
-    return Keys(config.node_id, vault, directory / "kek", directory / "store")
 
 
 class Custody:

@@ -26,11 +26,11 @@ import msgspec
 
 from qtrunk.base.errors import LabError
 from qtrunk.base.ids import NodeId, SaeId
-from qtrunk.node.authentication import make_signing_key
 from qtrunk.node.ca.identity import Kind
 from qtrunk.node.config import Address, LinkConfig, NodeConfig
 from qtrunk.node.controller.config import ControllerConfig
 from qtrunk.node.pki import Credentials, LabPki
+from qtrunk.node.signing import make_signing_key
 from qtrunk.node.supervisor import ChildSpec, Plan
 from qtrunk.topology import Link, Node, Topology
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from math import expm1, hypot, pi, sqrt
 
 import numpy as np
-from scipy import constants
 
 from qtrunk.base.errors import RequestRefused
 from qtrunk.kernels import F64
 from qtrunk.quantum.fibre import FWHM_PER_RMS, GAUSSIAN, RECTANGULAR, gate_share
+from qtrunk.quantum.si import ELEMENTARY_CHARGE
 
 INGAAS, SNSPD = "ingaas", "snspd"
 
@@ -191,7 +191,7 @@ class Detector:
         """Bias current, as its monitor shows it: avalanches, 0.16 uA for 1e6 clicks a second of 1e6 carriers, and light
         of `power_w` on the detector, as a photodiode. A nanowire (no carriers) shows 0 for clicks.
         """
-        return click_hz * self.carriers_per_click * constants.e + power_w * self.responsivity_a_per_w
+        return click_hz * self.carriers_per_click * ELEMENTARY_CHARGE + power_w * self.responsivity_a_per_w
 
     def is_blinded(self, power_w: float) -> bool:
         """Whether continuous light of this power leaves it deaf to single photons."""

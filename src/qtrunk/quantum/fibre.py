@@ -19,10 +19,11 @@ from dataclasses import dataclass
 from math import ceil, exp, expm1, inf, isfinite, log, log10, pi, sqrt
 
 import numpy as np
-from scipy import constants, special
+from scipy import special
 
 from qtrunk.base.errors import RequestRefused
 from qtrunk.kernels import F64
+from qtrunk.quantum.si import BOLTZMANN, LIGHT_SPEED, PLANCK
 
 FWHM_PER_RMS = sqrt(8 * log(2))
 """Full width at half maximum of a Gaussian in units of its rms width."""
@@ -135,7 +136,7 @@ class LaserPulse:
         chirp = self.chirp_sign * sqrt(max(0.0, (2 * rms * spectral) ** 2 - 1))
         # ps/nm is 1e-3 s/m; anomalous dispersion, D > 0, has a negative group delay dispersion.
         delay_dispersion = -(
-            fibre.dispersion_ps_per_nm(wavelength_nm) * 1e-3 * (wavelength_nm * 1e-9) ** 2 / (2 * pi * constants.c)
+            fibre.dispersion_ps_per_nm(wavelength_nm) * 1e-3 * (wavelength_nm * 1e-9) ** 2 / (2 * pi * LIGHT_SPEED)
         )
         return sqrt(rms**2 + chirp * delay_dispersion + (delay_dispersion * spectral) ** 2)
 
@@ -246,7 +247,7 @@ def _raman_shape(pump_nm: float, quantum_nm: float, temperature_k: float) -> flo
     shift_per_cm = 1e7 / pump_nm - 1e7 / quantum_nm
     if shift_per_cm == 0:
         raise RequestRefused(f"a classical channel at {pump_nm} nm lies on the quantum channel")
-    occupation = 1 / expm1(100 * constants.h * constants.c * abs(shift_per_cm) / (constants.k * temperature_k))
+    occupation = 1 / expm1(100 * PLANCK * LIGHT_SPEED * abs(shift_per_cm) / (BOLTZMANN * temperature_k))
     phonons = occupation + 1 if shift_per_cm > 0 else occupation
     return float(raman_gain(abs(shift_per_cm))) * phonons / quantum_nm**4
 
@@ -289,7 +290,7 @@ def raman_photons_hz_per_nm(fibre: Fibre, channels: Sequence[ClassicalChannels],
 
 
 def _photon_j(wavelength_nm: float) -> float:
-    return constants.h * constants.c / (wavelength_nm * 1e-9)
+    return PLANCK * LIGHT_SPEED / (wavelength_nm * 1e-9)
 
 
 def _clicks(photons_hz: float, fibre: Fibre, acceptance: Acceptance) -> float:

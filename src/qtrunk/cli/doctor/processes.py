@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qtrunk.cli.doctor.finding import Finding, error, warning
 from qtrunk.cli.doctor.site import Site, start_of
-from qtrunk.node.custody import SEALED
+from qtrunk.node.keys import SEALED
 from qtrunk.node.supervisor import running_state
 
 LOCK_OCTETS_MIN = 8 << 20

@@ -24,7 +24,7 @@ from qtrunk.config import network
 from qtrunk.node import config as nodeconfig
 from qtrunk.node.channel import node_context
 from qtrunk.node.config import Address, LinkConfig, NodeConfig
-from qtrunk.node.custody import SEALED
+from qtrunk.node.keys import SEALED
 from qtrunk.node.lab import Lab
 from qtrunk.node.pki import Credentials
 from qtrunk.node.supervisor import is_running

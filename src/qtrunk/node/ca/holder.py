@@ -31,11 +31,11 @@ from qtrunk.api.tls import client_context, identity_of
 from qtrunk.base.errors import AuthenticationFailed, ConfigError, RequestRefused
 from qtrunk.base.ids import is_node_id
 from qtrunk.base.secret import Secret
-from qtrunk.node.authentication import make_signing_key
 from qtrunk.node.ca import certificates, files, verifying
 from qtrunk.node.ca.authority import RENEW_FROM, JoinRequest
 from qtrunk.node.ca.identity import Identity, Kind
 from qtrunk.node.ca.tokens import Token, parse_token, pin_of
+from qtrunk.node.signing import make_signing_key
 
 T = TypeVar("T")
 _AUTHORITY_URI = "urn:qtrunk:authority:"

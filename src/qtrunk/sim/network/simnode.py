@@ -18,13 +18,13 @@ from qtrunk.kms.store import KeyStore
 from qtrunk.kms.vendor import VendorAlice, VendorBob
 from qtrunk.kms.vendorwords import AUTH_OCTETS
 from qtrunk.node.alarms import AlarmBoard
-from qtrunk.node.authentication import make_signing_key
 from qtrunk.node.ca.identity import Kind
 from qtrunk.node.config import Address, LinkConfig, NodeConfig
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
 from qtrunk.node.node import Node
 from qtrunk.node.pki import Credentials, LabPki
+from qtrunk.node.signing import make_signing_key
 from qtrunk.node.tenants import TenantSupply
 from qtrunk.node.trust import Trust
 from qtrunk.node.world import World
