@@ -64,6 +64,26 @@ def test_after_the_database_undid_everything_itself_nothing_more_is_committed(jo
     assert names(journal) == {"next"}
 
 
+def test_what_has_a_name_is_read_once_between_transactions(journal: Journal) -> None:
+    looks: list[int] = []
+
+    def look(db: sqlite3.Connection) -> int:
+        looks.append(1)
+        return int(db.execute("SELECT COUNT(*) FROM meta").fetchone()[0])
+
+    assert [journal.read(look, "count"), journal.read(look, "count")] == [0, 0]
+    assert len(looks) == 1
+    with journal.transaction() as db:
+        put(db, "outer")
+        assert journal.read(look, "count") == 1, "inside, what was changed so far"
+    assert [journal.read(look, "count"), journal.read(look, "count")] == [1, 1]
+    with pytest.raises(ValueError, match="no"), journal.transaction() as db:  # noqa: PT012
+        put(db, "never")
+        assert journal.read(look, "count") == 2
+        raise ValueError("no")
+    assert journal.read(look, "count") == 1, "what was undone was never known"
+
+
 def test_an_action_that_the_disk_refuses_is_done_later(journal: Journal) -> None:
     tries: list[int] = []
 

@@ -1,6 +1,6 @@
 """Flooding: a change is told in the moment it is seen, and routes of others follow; what returns is held back."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 from qtrunk.base.ids import LinkId, NodeId
@@ -52,10 +52,14 @@ class Site:
         self.relay = Relay(up={link.id for link in links})
         self.adverts, self.routing = Adverts(node), Routing(node, TOPOLOGY)
         self.clock = clock
-        self.flooding = Flooding(self.adverts, self.routing, self.relay, lambda _link: FULL, clock)
+        self.octets = FULL.own_octets
+        self.flooding = Flooding(self.adverts, self.routing, self.relay, self.level, clock)
         self.statistics = {link.id: LinkStatistics(link, Role.ALICE, clock, is_module_up=True) for link in links}
         self.flooding.watch(SimpleNamespace(statistics=s, is_enabled=True) for s in self.statistics.values())
         self.flooding.tick()
+
+    def level(self, _link):
+        return replace(FULL, own_octets=self.octets)
 
     def take(self, octets: bytes) -> None:
         news = self.adverts.receive(octets, self.clock.now_s)
@@ -74,15 +78,37 @@ def two_sites():
     return clock, one, other
 
 
-def test_what_does_not_change_is_told_once_in_a_period():
+def test_what_does_not_change_is_told_once():
     clock, one, _ = two_sites()
-    for _ in range(10):
-        clock.now_s += ADVERT_PERIOD_S / 20
+    for _ in range(100):
+        clock.now_s += ADVERT_PERIOD_S
         one.flooding.tick()
     assert len(one.relay.sent) == 1
-    clock.now_s += 0.51 * ADVERT_PERIOD_S
+
+
+def test_a_level_is_told_when_it_has_moved_and_a_small_difference_when_it_stands():
+    clock, one, _ = two_sites()
+    one.octets -= one.octets // 6
+    clock.now_s += ADVERT_PERIOD_S
     one.flooding.tick()
-    assert len(one.relay.sent) == 2
+    assert len(one.relay.sent) == 1
+    one.octets -= one.octets // 6
+    clock.now_s += ADVERT_PERIOD_S / 2
+    one.flooding.tick()
+    assert len(one.relay.sent) == 2, "a quarter less than what was told"
+    one.octets //= 2
+    clock.now_s += ADVERT_PERIOD_S / 2
+    one.flooding.tick()
+    assert len(one.relay.sent) == 2, "not twice in a period"
+    clock.now_s += ADVERT_PERIOD_S / 2
+    one.flooding.tick()
+    assert len(one.relay.sent) == 3
+    one.octets -= 1
+    for _ in range(40):
+        clock.now_s += ADVERT_PERIOD_S
+        one.flooding.tick()
+    assert len(one.relay.sent) == 4
+    assert one.adverts.level(NodeId("a"), LinkId("a-b"), clock.now_s).octets == one.octets
 
 
 def test_a_lost_neighbour_is_told_at_once_and_relays_that_wait_try_another_route():
@@ -111,7 +137,6 @@ def test_a_destroyed_block_moves_routes_away_and_only_a_hold_off_brings_them_bac
     clock.now_s += HOLD_OFF_S - 1
     other.flooding.tick()
     assert float(str(other.flooding.state_of(LinkId("b-c"))["hold_off_s"])) > 0
-    one.take(other.relay.sent[-1])
     assert one.way("c") == "adc"
     assert not one.routing.is_sound([NodeId(name) for name in "abc"])
     clock.now_s += 2.0
@@ -131,4 +156,10 @@ def test_a_node_that_falls_silent_is_no_reason_to_go_round_it():
     assert one.way("c") == "adc"
     clock.now_s += STALE_S + 1
     one.flooding.tick()
-    assert one.routing.is_open([NodeId(name) for name in "abc"])
+    assert not one.routing.is_open([NodeId(name) for name in "abc"]), "it is there, and its word counts"
+    one.relay.up.discard("a-b")
+    one.flooding.tick()
+    assert not one.routing.is_open([NodeId(name) for name in "bc"])
+    clock.now_s += STALE_S + 1
+    one.flooding.tick()
+    assert one.routing.is_open([NodeId(name) for name in "bc"])

@@ -224,9 +224,10 @@ class Wires:
 
     def __init__(self):
         self.sent = []
+        self.are_whole = True
 
     def is_up(self, _link):
-        return True
+        return self.are_whole
 
     def advertise(self, octets):
         self.sent.append(octets)
@@ -249,6 +250,9 @@ def test_claims_travel_with_the_words_on_links_and_end_with_their_node():
         a, b = floods
         a.tick()
         b.heard(sites[1].adverts.receive(wires.sent[-1], clock.monotonic_s()))
+        assert b.state_of(LinkId("b-c"))["claimed_bps"] == GUARANTEED_BPS
+        wires.are_whole = False
+        b.tick()
         assert b.state_of(LinkId("b-c"))["claimed_bps"] == GUARANTEED_BPS
         await asyncio.sleep(STALE_S + 1)
         b.tick()

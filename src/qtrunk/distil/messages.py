@@ -3,12 +3,18 @@
 Every count is checked before it is used.
 """
 
+import struct
+
 import numpy as np
 
 from qtrunk import kernels
 from qtrunk.base.errors import WireError
 from qtrunk.base.wire import Message
 from qtrunk.stages import Octets, Positions
+
+SESSION, BLOCK = 0, 1
+"""Kinds of frames on the classical channel: of the session, of a block."""
+BLOCK_HEADER = struct.Struct(">BQ")
 
 
 class Detected(Message, frozen=True, tag="detected"):
@@ -188,3 +194,20 @@ def unpack_positions(message: Detected) -> Positions:
         return kernels.decode_gaps(np.frombuffer(message.gaps, np.uint8), message.count, message.pulses)
     except (ValueError, TypeError) as error:
         raise WireError(f"positions of clicks: {error}") from error
+
+
+def split(octets: bytes) -> tuple[int, int, bytes]:
+    """Envelope kind, block number (0 for session messages) and payload."""
+    if not octets:
+        raise WireError("empty frame on the classical channel")
+    if octets[0] == SESSION:
+        return SESSION, 0, octets[1:]
+    if octets[0] == BLOCK and len(octets) > BLOCK_HEADER.size:
+        _, block = BLOCK_HEADER.unpack_from(octets)
+        return BLOCK, int(block), octets[BLOCK_HEADER.size :]
+    raise WireError(f"frame of unknown kind {octets[0]} on the classical channel")
+
+
+def numbers(values: list[int]) -> bytes:
+    """Block numbers as they are authenticated."""
+    return struct.pack(f">I{len(values)}Q", len(values), *values)

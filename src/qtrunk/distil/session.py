@@ -18,7 +18,6 @@ A block number is used once in the life of a link, whatever crashes: it is durab
 Statistics need that settings follow the link between blocks only, so all parameters travel in Announce.
 """
 
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,7 +31,19 @@ from qtrunk.base.wire import decode, encode
 from qtrunk.crypto import its
 from qtrunk.crypto.thrift import Thrift
 from qtrunk.distil.authentication import Authenticator
-from qtrunk.distil.messages import Announce, Cancel, Resolution, Resolve, Resume, SessionMessage
+from qtrunk.distil.messages import (
+    BLOCK,
+    BLOCK_HEADER,
+    SESSION,
+    Announce,
+    Cancel,
+    Resolution,
+    Resolve,
+    Resume,
+    SessionMessage,
+    numbers,
+    split,
+)
 from qtrunk.distil.parties import (
     AuthLedger,
     BlockAlice,
@@ -61,8 +72,6 @@ SILENT = "the peer fell silent"
 RESOLVE, RESOLUTION = 0, 1
 """Tags of a settlement."""
 SETTLE_EPSILON = 2 * its.forgery_probability(1 << 20, 2)
-_SESSION, _BLOCK = 0, 1
-_BLOCK_HEADER = struct.Struct(">BQ")
 SETTLE_TRIES = 5
 """Resolve is said so often with the same key; then the peer must have forgotten it, and it takes a new one."""
 
@@ -144,12 +153,20 @@ class _Session:
         self._device = False
         self._seeds: dict[int, tuple[Pulses, bytes]] = {}
         self._deadline_s: dict[int, float] = {}
+        self._is_paused = True
+        self._resume: Resume | None = None
+        """Alice: Bob's word that is not answered yet."""
         self.thrift = Thrift()
 
     @property
     def is_ready(self) -> bool:
         """Channel and module are both there."""
         return self._connected and self._device
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way that time could end, and nothing would be begun."""
+        return not self._deadline_s and self._resume is None and (self._is_paused or not self.is_ready)
 
     def pulses_of(self, block: int) -> Pulses | None:
         """The light of a block that is under way."""
@@ -161,13 +178,13 @@ class _Session:
         return []
 
     def _say(self, message: SessionMessage) -> ToPeer:
-        return ToPeer(bytes([_SESSION]) + encode(message))
+        return ToPeer(bytes([SESSION]) + encode(message))
 
     def _wrap(self, block: int, effects: list[Effect]) -> list[SessionEffect]:
         wrapped: list[SessionEffect] = []
         for effect in effects:
             if isinstance(effect, Send):
-                wrapped.append(ToPeer(_BLOCK_HEADER.pack(_BLOCK, block) + effect.octets))
+                wrapped.append(ToPeer(BLOCK_HEADER.pack(BLOCK, block) + effect.octets))
             elif isinstance(effect, Unsettled):
                 wrapped.append(Disconnect(f"link {self._end.link} block {effect.block}: {effect.why}"))
             else:
@@ -206,22 +223,6 @@ def _cancelled(message: Cancel) -> tuple[str, str]:
     return MONITOR if message.is_suspect else DEVICE, f"the peer cancelled: {message.why[:200]}"
 
 
-def _split(octets: bytes) -> tuple[int, int, bytes]:
-    """Envelope kind, block number (0 for session messages) and payload."""
-    if not octets:
-        raise WireError("empty frame on the classical channel")
-    if octets[0] == _SESSION:
-        return _SESSION, 0, octets[1:]
-    if octets[0] == _BLOCK and len(octets) > _BLOCK_HEADER.size:
-        _, block = _BLOCK_HEADER.unpack_from(octets)
-        return _BLOCK, int(block), octets[_BLOCK_HEADER.size :]
-    raise WireError(f"frame of unknown kind {octets[0]} on the classical channel")
-
-
-def _numbers(values: list[int]) -> bytes:
-    return struct.pack(f">I{len(values)}Q", len(values), *values)
-
-
 class LinkAlice(_Session):
     """The leading end: announces blocks and settles what is open."""
 
@@ -231,8 +232,6 @@ class LinkAlice(_Session):
         self._settled = False
         self._next_block: int | None = None
         self._dark: set[int] = set()
-        self._resume: Resume | None = None
-        """Bob's word that is not answered yet."""
         self._settling: tuple[list[int], Authenticator] | None = None
         """Blocks that are being settled, and what authenticates it."""
         self._settle_tries = 0
@@ -295,8 +294,8 @@ class LinkAlice(_Session):
     def receive(self, octets: bytes) -> list[SessionEffect]:
         """A frame from Bob."""
         try:
-            kind, block, payload = _split(octets)
-            if kind == _BLOCK:
+            kind, block, payload = split(octets)
+            if kind == BLOCK:
                 return self._receive_part(block, payload)
             message: SessionMessage = decode(payload, SessionMessage)
             if isinstance(message, Resume):
@@ -353,7 +352,7 @@ class LinkAlice(_Session):
         block, offset = tags.reference
         self._is_asking = True
         # Always the same words for the same blocks: one key must never tag two messages.
-        tag = tags.tag(RESOLVE, self._label("resolve"), [_numbers(held)])
+        tag = tags.tag(RESOLVE, self._label("resolve"), [numbers(held)])
         return [self._say(Resolve(last_block=own_last, held=held, auth_block=block, auth_offset=offset, tag=tag))]
 
     def _conclude(self, message: Resolution) -> list[SessionEffect]:
@@ -364,7 +363,7 @@ class LinkAlice(_Session):
         tags.verify(
             RESOLUTION,
             self._label("resolution"),
-            [_numbers(message.released), _numbers(message.destroyed)],
+            [numbers(message.released), numbers(message.destroyed)],
             message.tag,
         )
         if sorted(message.released + message.destroyed) != held:
@@ -524,8 +523,8 @@ class LinkBob(_Session):
     def receive(self, octets: bytes) -> list[SessionEffect]:
         """A frame from Alice."""
         try:
-            kind, block, payload = _split(octets)
-            if kind == _BLOCK:
+            kind, block, payload = split(octets)
+            if kind == BLOCK:
                 machine = self._machines.get(block)
                 if machine is None:
                     return []
@@ -579,7 +578,7 @@ class LinkBob(_Session):
             raise AuthenticationFailed("authentication key was spent in vain: waiting before more is")
         tags = self._end.auth.take(message.auth_block, message.auth_offset, SETTLE_EPSILON)
         self.thrift.spent(self._end.now_s())
-        tags.verify(RESOLVE, self._label("resolve"), [_numbers(message.held)], message.tag)
+        tags.verify(RESOLVE, self._label("resolve"), [numbers(message.held)], message.tag)
         self.thrift.succeeded()
         store, link = self._end.store, self._end.link
         effects: list[SessionEffect] = [Release(block) for block in message.held if block in pending]
@@ -590,7 +589,7 @@ class LinkBob(_Session):
         ]
         released = [b for b in message.held if b in pending or store.is_released(link, b)]
         destroyed = [b for b in message.held if b not in released]
-        tag = tags.tag(RESOLUTION, self._label("resolution"), [_numbers(released), _numbers(destroyed)])
+        tag = tags.tag(RESOLUTION, self._label("resolution"), [numbers(released), numbers(destroyed)])
         resolution = Resolution(released=released, destroyed=destroyed, tag=tag)
         tags.wipe()
         self._settled = message, resolution

@@ -17,10 +17,10 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from qtrunk.base.errors import StoreError
 from qtrunk.kms.schema import MIGRATIONS
@@ -43,6 +43,8 @@ class Journal:
         self._directory = directory
         self._guard = threading.RLock()
         self._depth = 0
+        self._known: dict[Hashable, Any] = {}
+        """What was read since the last transaction, by its name."""
         self._is_broken = False
         self._on_commit: list[Callable[[], None]] = []
         self._on_rollback: list[Callable[[], None]] = []
@@ -73,6 +75,7 @@ class Journal:
             db = self._connection()
             marks = len(self._on_commit), len(self._on_rollback)
             level = self._depth
+            self._known.clear()
             try:
                 db.execute(f"SAVEPOINT level{level}" if level else "BEGIN IMMEDIATE")
                 self._depth += 1
@@ -105,13 +108,22 @@ class Journal:
             with self.transaction() as db:
                 return work(db)
 
-    def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Look at the record; inside a transaction, at what it has changed so far."""
+    def read(self, work: Callable[[sqlite3.Connection], T], name: Hashable = None) -> T:
+        """Look at the record; inside a transaction, at what it has changed so far.
+
+        What has a `name` is looked up once between two transactions: whoever asks again gets the same.
+        """
         with self._guard:
             try:
-                return work(self._connection())
+                db = self._connection()
+                if name is None or self._depth:
+                    return work(db)
+                if name not in self._known:
+                    self._known[name] = work(db)
+                found: T = self._known[name]
             except sqlite3.Error as error:
                 raise self._translated(error) from error
+            return found
 
     def on_commit(self, action: Callable[[], None]) -> None:
         """Do `action` once the running transaction is durable; if the disk refuses it, again later."""

@@ -1,7 +1,7 @@
 """What every part of the key store stands on: journal, segments, clock, totals, the own end of a link."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import TypeVar
 
 from qtrunk.base.errors import StoreError
@@ -62,8 +62,8 @@ class StorePart:
             return None
         return Role.ALICE if is_alice else Role.BOB
 
-    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return self._journal.read(work)
+    def _read(self, work: Callable[[sqlite3.Connection], T], name: Hashable = None) -> T:
+        return self._journal.read(work, name)
 
 
 def tally(db: sqlite3.Connection, scope: str, name: str, amount: int) -> None:

@@ -454,7 +454,7 @@ class Pools:
 
     def ledgers(self) -> dict[tuple[int, SaeId, SaeId], PoolLedger]:
         """Every pool's ledger, in octets."""
-        return ledgers(self._journal.read(records.ended_totals), self._pools.items())
+        return ledgers(self._journal.read(records.ended_totals, "ended totals"), self._pools.items())
 
     def living(self) -> list[Segment]:
         """All segments that are not at their end, both sides."""

@@ -105,7 +105,8 @@ class Spending(Blocks):
 
     def epsilon(self, link: LinkId) -> float:
         """What may have gone wrong with the key of a link, over all its life: the sum of all that was charged."""
-        return self._read(lambda db: tallies(db, link_scope(link)).get(_EPSILON, 0)) / _EPSILON_STEPS
+        charged = self._read(lambda db: tallies(db, link_scope(link)).get(_EPSILON, 0), ("epsilon", link))
+        return charged / _EPSILON_STEPS
 
     def level(self, link: LinkId) -> PoolLevel:
         """What the pool of a link holds now."""
@@ -121,7 +122,7 @@ class Spending(Blocks):
                 blocks=blocks,
             )
 
-        return self._read(work)
+        return self._read(work, ("level", link))
 
     def ledger(self, link: LinkId) -> Ledger:
         """Where every octet of a link came from and went."""
@@ -143,7 +144,7 @@ class Spending(Blocks):
                 },
             )
 
-        return self._read(work)
+        return self._read(work, ("ledger", link))
 
     def charge(self, link: LinkId, epsilon: float, epsilon_max: float) -> None:
         """Add to what may have gone wrong on a link; BudgetSpent, and nothing is added, above `epsilon_max`."""

@@ -112,12 +112,15 @@ class VendorAlice(VendorLinkEnd):
         self._settling: tuple[list[int], bytes, Tags] | None = None
         """Blocks that are being settled, the words for it and what authenticates them."""
         self._settle_tries = 0
+        self._said_s = 0.0
+        """When this end began to wait for a word of Bob that settles what is open."""
         self._is_asking = False
         """Resolve was said and is not answered: one answer is looked at, so that a forger has one try for each."""
 
     def connected(self) -> list[VendorEffect]:
         """The channel is up; Bob speaks first."""
         self._connected, self._is_settled = True, False
+        self._said_s = self._clock.monotonic_s()
         return []
 
     def disconnected(self) -> list[VendorEffect]:
@@ -126,6 +129,12 @@ class VendorAlice(VendorLinkEnd):
         self._is_settled = self._is_asking = self._is_fetching = False
         self._peer_last = None
         return super().disconnected()
+
+    @property
+    def is_idle(self) -> bool:
+        """See VendorLinkEnd; nor would a block be begun."""
+        is_waiting = self._is_fetching or (self._connected and not self._is_settled)
+        return super().is_idle and not is_waiting and (self._is_paused or not self._connected)
 
     def pause(self, *, is_paused: bool) -> None:
         """Stop or go on making blocks (the pool is full)."""
@@ -139,6 +148,9 @@ class VendorAlice(VendorLinkEnd):
             return [*given_up, Disconnect(f"link {self._link.id}: the peer fell silent")]
         if self._peer_last is not None:
             return self._resolve()
+        if self._connected and not self._is_settled and self._clock.monotonic_s() > self._said_s + BLOCK_TIMEOUT_S:
+            # What would settle the open blocks was lost: a new connection begins it anew.
+            return [Disconnect(f"link {self._link.id}: the peer does not settle what is open")]
         return self._next()
 
     def answered(self, keys: Sequence[SuppliedKey]) -> list[VendorEffect]:
@@ -266,7 +278,7 @@ class VendorAlice(VendorLinkEnd):
             self.thrift.spent(self._clock.monotonic_s())
             body = encode(Resolve(held=held, auth_block=portion.block, auth_offset=portion.offset))
             self._settling, self._settle_tries = (held, body, Tags(self._link, 0, portion.material)), 0
-        self._peer_last, self._is_asking = None, True
+        self._peer_last, self._is_asking, self._said_s = None, True, self._clock.monotonic_s()
         self._settle_tries += 1
         # Always the same words for the same blocks: one key must never tag two messages.
         _, body, tags = self._settling

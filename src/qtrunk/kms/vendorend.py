@@ -146,6 +146,11 @@ class VendorLinkEnd(ABC):
     def _octets(self) -> int:
         return self._source.keys * self._source.key_bits // 8
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way that time could end."""
+        return self._open is None
+
     def disconnected(self) -> list[VendorEffect]:
         """The channel is gone: a block that this end does not hold dies, one that it holds waits to be settled."""
         self._connected = False

@@ -26,6 +26,7 @@ from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.alarmwatch import PoolLevel
 from qtrunk.node.fallback import Fallback
 from qtrunk.node.kxrunner import KxRunner
+from qtrunk.node.pace import Pace
 from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
 from qtrunk.relay.maintenance import Window, ahead_octets, links_at
 from qtrunk.relay.messages import SEGMENT_OCTETS_MAX
@@ -41,6 +42,10 @@ FLOOR_OCTETS = 4 << 10
 LEAST_OCTETS = 512
 """No shorter segment is worth its head and its messages."""
 PERIOD_S = 1.0
+SOON_S = 0.25
+"""So soon after another look routes that have changed bring one."""
+REST_S, LASTING_S = 20.0, 2.0
+"""While all pools have enough and nothing happens at the node, they are looked at so seldom."""
 MEMORY_S = 600.0
 """A pair that asks for nothing for so long is not served ahead any more, unless the topology names it."""
 PAUSE_MAX_S = 30.0
@@ -74,6 +79,8 @@ class _Wanted:
     link: LinkId | None = None
     """The first one on its route; None: there is no route."""
     filling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    is_filled_ahead: bool = False
+    """Whether that is under way, or waits for its turn behind requests: they may come so thick that they never end."""
 
     @property
     def open_bits(self) -> float:
@@ -99,10 +106,12 @@ class FillAhead:
         changed: asyncio.Event | None = None,
         windows: Callable[[], Sequence[Window]] = tuple,
         claims: Reservations | None = None,
+        pace: Pace | None = None,
     ) -> None:
         """`changed` is set when routes may be others; `windows` are those of maintenance that are known."""
         self._node = node
         self._topology = topology
+        self._pace = pace or Pace()
         self._pools = pools
         self._relay = relay
         self._adverts = adverts
@@ -144,6 +153,7 @@ class FillAhead:
     def note(self, initiator: SaeId, target: SaeId, octets: int) -> None:
         """So much was asked for."""
         wanted = self._want(initiator, target)
+        self._pace.stir()
         wanted.asked_s = self._clock.monotonic_s()
         wanted.meter.note(8 * octets, wanted.asked_s)
 
@@ -177,10 +187,23 @@ class FillAhead:
                 fill = fills.get(_name(pair))
                 if fill is not None:
                     self._start(pair, wanted, fill)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PERIOD_S):
-                    await self._changed.wait()
+            if self._is_short() or self._pace.is_quick(LASTING_S):
+                await asyncio.sleep(SOON_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PERIOD_S - SOON_S):
+                        await self._changed.wait()
+            else:
+                await self._pace.turn(PERIOD_S, REST_S, LASTING_S)
             self._changed.clear()
+
+    def _is_short(self) -> bool:
+        """Whether any pool is due to be filled."""
+        return any(self._is_low(pair, wanted) for pair, wanted in self._wanted.items())
+
+    def _is_low(self, pair: Pair, wanted: _Wanted) -> bool:
+        goal = int(wanted.stock.target_bits / 8)
+        # What a window of maintenance takes is filled to the brim: nothing comes later.
+        return self._pools.octets(*pair) <= (goal // 2 if not wanted.ahead_octets else goal - LEAST_OCTETS)
 
     def levels(self) -> list[PoolLevel]:
         """How every pool that is wanted stands."""
@@ -200,13 +223,11 @@ class FillAhead:
         now_s = self._clock.monotonic_s()
         pools, links = [], {}
         for pair, wanted in self._wanted.items():
-            if wanted.link is None or wanted.filling.locked() or now_s < wanted.not_before_s:
+            if wanted.link is None or wanted.is_filled_ahead or now_s < wanted.not_before_s:
                 continue
-            level = self._pools.octets(*pair)
-            goal = int(wanted.stock.target_bits / 8)
-            # What a window of maintenance takes is filled to the brim: nothing comes later.
-            if level > (goal // 2 if not wanted.ahead_octets else goal - LEAST_OCTETS):
+            if not self._is_low(pair, wanted):
                 continue
+            level, goal = self._pools.octets(*pair), int(wanted.stock.target_bits / 8)
             own = self._adverts.level(self._node, wanted.link, now_s)
             links[wanted.link] = LinkKey(
                 octets=max(0, own.octets // SHARE) if own else 0, rate_bps=own.fill_bps if own else 0.0
@@ -329,16 +350,19 @@ class FillAhead:
             return
 
         async def work() -> None:
-            async with wanted.filling:
-                try:
+            try:
+                async with wanted.filling:
                     await self._fill(pair, min(octets, SEGMENT_OCTETS_MAX - HEAD_OCTETS))
                     wanted.pause_s = 0.0
-                except QtrunkError as error:
-                    self._sharing.give_back(fill)
-                    wanted.pause_s = min(PAUSE_MAX_S, 2 * wanted.pause_s or 1.0)
-                    wanted.not_before_s = self._clock.monotonic_s() + wanted.pause_s
-                    log.info("pool %s to %s: not filled: %s", *pair, error)
+            except QtrunkError as error:
+                self._sharing.give_back(fill)
+                wanted.pause_s = min(PAUSE_MAX_S, 2 * wanted.pause_s or 1.0)
+                wanted.not_before_s = self._clock.monotonic_s() + wanted.pause_s
+                log.info("pool %s to %s: not filled: %s", *pair, error)
+            finally:
+                wanted.is_filled_ahead = False
 
+        wanted.is_filled_ahead = True
         task = asyncio.create_task(work())
         self._running.add(task)
         task.add_done_callback(self._running.discard)

@@ -3,7 +3,6 @@ each alarm what it harms and what it follows from (`control.rootcause`), as far 
 and what adverts say of links elsewhere. The whole network's view is that of `qtrunk alarms`.
 """
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,10 +15,13 @@ from qtrunk.node.advert import Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkwatch import LinkWatch, expectations
+from qtrunk.node.pace import Pace
 from qtrunk.relay.route import route
 from qtrunk.topology import Topology
 
 PERIOD_S = 1.0
+REST_S, LASTING_S = 20.0, 15.0
+"""Where nothing has happened at the node for longer than an alarm of a node or pool takes, it looks so seldom."""
 FILL_S = 120.0
 """A pool that was never filled is not missed for so long."""
 PLAN_AFTER_S, PLAN_AGAIN_S = 30.0, 600.0
@@ -63,8 +65,10 @@ class AlarmWatch:
         adverts: Adverts,
         links: Callable[[], Sequence[tuple[LinkStatistics, float]]],
         pools: Callable[[], Sequence[PoolLevel]],
+        pace: Pace | None = None,
     ) -> None:
         """`links`: statistics of each link end and how full its store is, 0 to 1."""
+        self._pace = pace or Pace()
         self._node = node
         self._topology = topology
         self._board = board
@@ -83,7 +87,7 @@ class AlarmWatch:
         """For ever."""
         ask_s = self._clock.monotonic_s() + PLAN_AFTER_S
         while True:
-            await asyncio.sleep(PERIOD_S)
+            await self._pace.turn(PERIOD_S, REST_S, LASTING_S)
             self.look()
             if self._clock.monotonic_s() >= ask_s:
                 ask_s = self._clock.monotonic_s() + PLAN_AGAIN_S
@@ -141,12 +145,15 @@ class AlarmWatch:
     def _look_at_nodes(self, now_s: float) -> None:
         silent = self._adverts.silent(now_s)
         for node in self._topology.nodes:
-            if node.id == self._node:
+            # Most nodes are there all the time, and nothing need be noted of them.
+            if node.id == self._node or not (node.id in silent or node.id in self._node_states):
                 continue
             ladder = self._node_states.setdefault(node.id, Ladder((SILENT,)))
             is_silent = ladder.note(0.0 if node.id in silent else 1.0, now_s) is not None
             text = f"node {node.id}: nothing was heard of it by any way"
             self._board.set_alarm(is_silent, node_resource(node.id), "RelayUnreachable", text)
+            if not is_silent and node.id not in silent:
+                del self._node_states[node.id]
 
     # ── what follows from what ──────────────────────────────────────────────────────────────────────────────────────
 

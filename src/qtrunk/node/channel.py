@@ -35,7 +35,7 @@ class Hello(Message, frozen=True, tag="hello"):
     service: str
 
 
-HELLO_VERSION = 1
+HELLO_VERSION = 2
 
 
 class Channel:

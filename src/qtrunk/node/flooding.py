@@ -1,8 +1,10 @@
 """What a node tells the network of its links, at once when it changes, and what it learns from others: routes follow.
 
-Every FLOOD_TICK_S the node looks at its own links. One that lost its neighbour, its module or its last block, or is
-good again after its hold-off (`relay.damping`), is told to all neighbours in that moment, who pass it on; the rest is
-told every ADVERT_PERIOD_S. What takes a link out of use makes relays that wait for it try another route.
+While something happens at the node (`node.pace`) it looks at its own links every FLOOD_TICK_S, and at once when
+something has. A link that lost its neighbour, its module or its last block, or is good again after its hold-off
+(`relay.damping`), is told to all neighbours in that moment, who pass it on. Levels are told when they have moved by
+MOVED of what was told, at most every ADVERT_PERIOD_S; smaller differences when they have stood for SETTLED_S. So a
+network at rest says nothing. What takes a link out of use makes relays that wait for it try another route.
 """
 
 import asyncio
@@ -16,6 +18,7 @@ from qtrunk.kms.key import PoolLevel
 from qtrunk.node.advert import ADVERT_PERIOD_S, Advert, Adverts
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.maintenance import Maintenance
+from qtrunk.node.pace import Pace
 from qtrunk.node.reserving import Reserving
 from qtrunk.relay.damping import Damper
 from qtrunk.relay.maintenance import Window
@@ -24,6 +27,12 @@ from qtrunk.relay.reservations import Claim
 from qtrunk.relay.routing import Routing
 
 FLOOD_TICK_S = 0.1
+REST_S = 10.0
+"""At rest the node looks so often, and at the end of each hold-off and each turn of a maintenance window."""
+MOVED = 0.25
+MOVED_OCTETS, MOVED_BPS = 1024, 32.0
+"""Nor does less than this count as moved."""
+SETTLED_S = 30.0
 
 
 class RelayPort(Protocol):
@@ -72,7 +81,9 @@ class Flooding:
         clock: Clock,
         maintenance: Maintenance | None = None,
         reserving: Reserving | None = None,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace or Pace()
         self._adverts = adverts
         self._routing = routing
         self._relay = relay
@@ -84,6 +95,7 @@ class Flooding:
         self._told: dict[LinkId, tuple[bool, bool, bool]] = {}
         self._told_windows: tuple[Window, ...] = ()
         self._told_claims: tuple[Claim, ...] = ()
+        self._told_levels: list[LinkLevel] = []
         self._told_s = float("-inf")
         self.changed = asyncio.Event()
         """Set whenever routes may have changed; whoever waits clears it."""
@@ -100,13 +112,14 @@ class Flooding:
         if self._maintenance is not None:
             self._maintenance.hear(NodeId(advert.node), advert.windows)
         self._learn(NodeId(advert.node), advert.links, advert.claims)
+        self._look_who_is_there()
         self.on_levels()
 
     async def run(self) -> None:
         """Watch the own links, tell the neighbours."""
         while True:
             self.tick()
-            await asyncio.sleep(FLOOD_TICK_S)
+            await self._pace.turn(FLOOD_TICK_S, self._rest_s())
 
     def tick(self) -> None:
         """Look once."""
@@ -121,19 +134,52 @@ class Flooding:
             is_up = self._relay.is_up(link)
             states[link] = (is_up, own.end.is_enabled, own.is_doubtful(is_up=is_up, now_s=now_s))
         words = (states, windows, claims)
-        if words == (self._told, self._told_windows, self._told_claims) and now_s - self._told_s < ADVERT_PERIOD_S:
+        self._look_who_is_there()
+        is_news = words != (self._told, self._told_windows, self._told_claims) or self._adverts.is_contradicted
+        if not is_news and now_s - self._told_s < ADVERT_PERIOD_S:
+            return
+        if self._reserving is not None:
+            self._reserving.look()
+        levels = [self._own_level(link, is_up, is_doubtful) for link, (is_up, _, is_doubtful) in states.items()]
+        if not is_news and not self._has_moved(levels, is_settled=now_s - self._told_s >= SETTLED_S):
             return
         (self._told, self._told_windows, self._told_claims), self._told_s = words, now_s
-        levels = [self._own_level(link, is_up, is_doubtful) for link, (is_up, _, is_doubtful) in states.items()]
+        self._told_levels = levels
         # Milliseconds since 1970: a node that starts anew goes on behind what it said before.
         sequence = int(self._clock.unix_s() * 1000)
         self._relay.advertise(self._adverts.note_own(levels, sequence, now_s, windows, claims))
         self._learn(self._adverts.own, levels, claims)
+        self._look_who_is_there()
         self.on_levels()
-        for node in self._adverts.stale(now_s):
+
+    def _has_moved(self, levels: Sequence[LinkLevel], *, is_settled: bool) -> bool:
+        """Whether others should hear of the levels: they have moved, or differ at all and have stood for long."""
+        share = 0.0 if is_settled else MOVED
+        return any(
+            abs(new.octets - old.octets) > max(share and MOVED_OCTETS, share * old.octets)
+            or abs(new.fill_bps - old.fill_bps) > max(MOVED_BPS, share * old.fill_bps)
+            or new.is_usable != old.is_usable
+            for new, old in zip(levels, self._told_levels, strict=True)
+        )
+
+    def _rest_s(self) -> float:
+        """How long the node may rest: until a hold-off or a window turns."""
+        now_s, until = self._clock.monotonic_s(), [REST_S]
+        until += [left_s for own in self._own.values() if (left_s := own.damper.left_s(now_s)) > 0.0]
+        if self._maintenance is not None:
+            now_unix_s = self._clock.unix_s()
+            turns = [at_s for one in self._maintenance.all() for at_s in (one.start_unix_s, one.end_unix_s)]
+            until += [at_s - now_unix_s for at_s in turns if at_s > now_unix_s]
+        return min(until) + 1e-3
+
+    def _look_who_is_there(self) -> None:
+        """What nodes said that fell silent says nothing any more; that of nodes that are back counts again."""
+        for node in self._adverts.stale(self._clock.monotonic_s()):
             self._routing.forget(node)
             if self._reserving is not None:
                 self._reserving.note(node, (), ())
+        for advert in self._adverts.returned():
+            self._learn(NodeId(advert.node), advert.links, advert.claims)
 
     def state_of(self, link: LinkId) -> dict[str, object]:
         """What the status says of a link: in doubt or not, the hold-off that is left, s, and what guarantees claim of
@@ -150,6 +196,7 @@ class Flooding:
         version = self._routing.version
         self._routing.drain(resources)
         if self._routing.version != version:
+            self._pace.stir()
             self.changed.set()
 
     def _own_level(self, link: LinkId, is_up: bool, is_doubtful: bool) -> LinkLevel:
@@ -161,6 +208,7 @@ class Flooding:
             is_usable=is_up and octets > 0,
             is_enabled=self._own[link].end.is_enabled,
             is_doubtful=is_doubtful,
+            is_connected=is_up,
         )
 
     def _learn(self, node: NodeId, levels: Sequence[LinkLevel], claims: Sequence[Claim]) -> None:
@@ -170,5 +218,6 @@ class Flooding:
             self._reserving.note(node, levels, claims)
         if lost:
             self._relay.links_lost(lost)
+            self._pace.stir()
         if self._routing.version != version:
             self.changed.set()

@@ -18,6 +18,7 @@ from qtrunk.node.advert import Advert, Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.channel import Channel
 from qtrunk.node.notes import Notes
+from qtrunk.node.pace import Pace
 from qtrunk.relay import kx
 from qtrunk.relay.inquest import SERVICE as INQUEST
 
@@ -25,9 +26,11 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 KEM_WAIT_S = 3.0
+HELLO_S = 2.0
+"""Neighbours let each other know so often that they are there, with the digest of the adverts that they have."""
 SILENCE_S = 5.0
-"""A neighbour whose adverts stay out so long is taken for gone; its connection is made anew."""
-_KX, _ADVERT, _NOTE, _CLOCK = b"\x00", b"\x01", b"\x02", b"\x03"
+"""A neighbour of which nothing comes for so long is taken for gone; its connection is made anew."""
+_KX, _ADVERT, _NOTE, _CLOCK, _HELLO, _KNOWN = b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
 _LOGGED = ("PoolEmpty", "RelaySilent")
@@ -37,13 +40,19 @@ _LOGGED = ("PoolEmpty", "RelaySilent")
 class KxRunner:
     """Carries the relay machine's messages and answers the node's own requests."""
 
-    def __init__(self, machine: kx.Kx, adverts: Adverts, alarms: AlarmBoard, clock: Clock) -> None:
+    def __init__(
+        self, machine: kx.Kx, adverts: Adverts, alarms: AlarmBoard, clock: Clock, pace: Pace | None = None
+    ) -> None:
+        self._pace = pace or Pace()
         self._machine = machine
         self._adverts = adverts
         self._alarms = alarms
         self._clock = clock
         self._channels: dict[LinkId, Channel] = {}
         self._heard_s: dict[LinkId, float] = {}
+        self._differs: dict[LinkId, int] = {}
+        """How often in a row the neighbour's digest was another one."""
+        self._hello_s = float("-inf")
         self._wrong: set[LinkId] = set()
         """Links whose last channel ended with what is no message."""
         self._waiting: dict[str, asyncio.Future[kx.Supplied]] = {}
@@ -116,7 +125,11 @@ class KxRunner:
             self._carry_out(self._machine.link_down(link))
         self._channels[link] = channel
         self._heard_s[link] = self._clock.monotonic_s()
+        # Whoever comes anew says what it has with its first hello that differs.
+        self._differs[link] = 1
         self._carry_out(self._machine.link_up(link))
+        channel.send(_HELLO + self._adverts.digest())
+        self._pace.stir()
         try:
             while True:
                 self._receive(link, await channel.receive())
@@ -134,6 +147,7 @@ class KxRunner:
             if self._channels.get(link) is channel:
                 del self._channels[link]
                 self._carry_out(self._machine.link_down(link))
+                self._pace.stir()
 
     def drop(self, link: LinkId) -> None:
         """A link is about to be taken out of the network."""
@@ -144,10 +158,10 @@ class KxRunner:
         self._alarms.clear(link)
 
     async def keep_ticking(self) -> None:
-        """Drive the machine's time-outs."""
+        """Drive the machine's time-outs, and say hello."""
         while True:
-            await asyncio.sleep(TICK_S)
-            self._drop_silent()
+            await self._pace.turn(TICK_S, self._until_hello_s(), is_busy=self._machine.is_waiting)
+            self._greet()
             try:
                 self._carry_out(self._machine.tick())
             except StoreError as error:
@@ -180,30 +194,63 @@ class KxRunner:
         if channel is not None:
             channel.send(_CLOCK + octets)
 
-    def _drop_silent(self) -> None:
+    def _until_hello_s(self) -> float:
+        """How long until the next hello, or until a neighbour has been silent for too long."""
         now_s = self._clock.monotonic_s()
+        silence_s = min((self._heard_s[link] for link in self._channels), default=now_s) + SILENCE_S
+        return max(0.0, min(self._hello_s + HELLO_S, silence_s) - now_s) + 1e-3
+
+    def _greet(self) -> None:
+        """Let the neighbours know that this node is there; drop those of which nothing comes."""
+        now_s = self._clock.monotonic_s()
+        is_due = now_s - self._hello_s >= HELLO_S
+        hello = _HELLO + self._adverts.digest() if is_due else b""
+        self._hello_s = now_s if is_due else self._hello_s
         for link, channel in self._channels.items():
+            if is_due:
+                channel.send(hello)
             if now_s - self._heard_s[link] > SILENCE_S:
                 channel.close()
+
+    def _compare(self, link: LinkId, digest: bytes) -> None:
+        """A neighbour's digest. Where it differs, and what was on its way has had time to come, say what is here."""
+        if digest == self._adverts.digest():
+            self._differs[link] = 0
+            return
+        self._differs[link] += 1
+        if self._differs[link] > 1:
+            self._differs[link] = 0
+            self._channels[link].send(_KNOWN + self._adverts.known())
 
     def _receive(self, link: LinkId, octets: bytes) -> None:
         self._heard_s[link] = self._clock.monotonic_s()
         kind, payload = octets[:1], octets[1:]
-        if kind == _KX:
+        if kind == _HELLO:
+            self._compare(link, payload)
+        elif kind == _KX:
+            self._pace.stir()
             self._carry_out(self._machine.receive(link, payload))
         elif kind == _ADVERT:
-            news = self._adverts.receive(payload, self._clock.monotonic_s())
-            if news is not None:
-                for other, channel in self._channels.items():
-                    if other != link:
-                        channel.send(octets)
-                self.hear(news)
+            self._receive_advert(link, octets)
         elif kind == _NOTE:
             self._receive_note(link, payload)
         elif kind == _CLOCK:
             self.hear_clock(link, payload)
+        elif kind == _KNOWN:
+            for advert in self._adverts.missing(payload):
+                self._channels[link].send(_ADVERT + advert)
         else:
             raise WireError("frame of unknown kind")
+
+    def _receive_advert(self, link: LinkId, octets: bytes) -> None:
+        news = self._adverts.receive(octets[1:], self._clock.monotonic_s(), self._clock.unix_s())
+        if news is not None:
+            for other, channel in self._channels.items():
+                if other != link:
+                    channel.send(octets)
+            self.hear(news)
+        elif self._adverts.is_contradicted:
+            self._pace.stir()
 
     def _receive_note(self, link: LinkId, octets: bytes) -> None:
         try:
@@ -218,6 +265,7 @@ class KxRunner:
         for effect in effects:
             match effect:
                 case kx.SendKx():
+                    self._pace.stir()
                     channel = self._channels.get(effect.link)
                     if channel is not None:
                         channel.send(_KX + effect.octets)

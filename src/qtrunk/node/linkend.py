@@ -19,6 +19,7 @@ from qtrunk.node.device import DeviceEvent, Module
 from qtrunk.node.linkdiagnosis import ASIDE, LinkDiagnosis, likely, of_peer, to_peer
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
+from qtrunk.node.pace import Pace
 from qtrunk.node.search import SearchFailed, search
 from qtrunk.plan.light import Answer, Light, Seen
 from qtrunk.quantum import device as device_messages
@@ -47,6 +48,7 @@ class LinkRunner(LinkWorker[SessionEffect]):
         clock: Clock,
         pool_octets_max: int,
         statistics: LinkStatistics,
+        pace: Pace | None = None,
     ) -> None:
         super().__init__(
             link=link,
@@ -56,6 +58,7 @@ class LinkRunner(LinkWorker[SessionEffect]):
             alarms=alarms,
             clock=clock,
             statistics=statistics,
+            pace=pace,
         )
         self._session = session
         self._authentication = authentication

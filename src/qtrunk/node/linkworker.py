@@ -24,10 +24,13 @@ from qtrunk.kms.store import AuthPool, KeyStore
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.channel import RETRY_S, Channel
 from qtrunk.node.linkstate import LinkStatistics
+from qtrunk.node.pace import Pace
 
 log = logging.getLogger(__name__)
 
 TICK_S = 0.25
+REST_S = 20.0
+"""An end with nothing under way ticks so seldom while nothing happens at the node."""
 EVENTS_MAX = 4096
 AUTH_LOW_OCTETS, AUTH_LOW_AFTER_BLOCKS = 2048, 2
 """An alarm below so much authentication key, once so many blocks had the chance to fill it."""
@@ -43,6 +46,10 @@ class Machine(Protocol[E]):
     @property
     def thrift(self) -> Thrift:
         """What authentication key was spent in vain."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether time alone brings nothing about soon: no block is under way, and none would be begun."""
 
     def connected(self) -> list[E]:
         """The channel is up."""
@@ -67,7 +74,11 @@ class LinkWorker(ABC, Generic[E]):
         alarms: AlarmBoard,
         clock: Clock,
         statistics: LinkStatistics,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace or Pace()
+        self._seen: tuple[object, ...] = ()
+        """What of the statistics makes others look."""
         self.link = link
         self.statistics = statistics
         self.is_enabled = True
@@ -102,7 +113,9 @@ class LinkWorker(ABC, Generic[E]):
 
     def hold(self, *, is_held: bool) -> None:
         """Stop or go on generating key; what is under way is finished. The leading end does it, at its next tick."""
-        self.statistics.is_held = is_held
+        if is_held != self.statistics.is_held:
+            self.statistics.is_held = is_held
+            self._pace.stir()
 
     async def serve(self, channel: Channel) -> None:
         """Use a fresh connection as the classical channel until it ends. A newer one replaces an older one."""
@@ -154,7 +167,7 @@ class LinkWorker(ABC, Generic[E]):
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S)
+            await self._pace.turn(TICK_S, REST_S, is_busy=not self._machine.is_idle)
             if self._events.qsize() < EVENTS_MAX // 2:
                 await self._post(self._on_tick)
 
@@ -188,12 +201,21 @@ class LinkWorker(ABC, Generic[E]):
                 event = self._events.get()
                 if event is None or self._stopping:
                     return
-                self._carry_out(self._effects_of(event))
+                self._handle(event)
         except BaseException:
             # A bug here must not leave a node that looks alive but makes no keys: stop, the supervisor restarts it.
             log.critical("link %s: the worker failed; the node stops", self.link, exc_info=True)
             logging.shutdown()
             os._exit(70)
+
+    def _handle(self, event: Callable[[], list[E]]) -> None:
+        """One event and what follows from it."""
+        self._carry_out(self._effects_of(event))
+        known = self.statistics
+        seen = (known.is_module_up, known.last_end, known.released, known.destroyed)
+        if seen != self._seen:
+            self._seen = seen
+            self._loop.call_soon_threadsafe(self._pace.stir)
 
     def _effects_of(self, event: Callable[[], list[E]]) -> list[E]:
         try:

@@ -46,6 +46,7 @@ from qtrunk.node.linkworker import LinkWorker
 from qtrunk.node.maintenance import Maintenance
 from qtrunk.node.notes import Notes
 from qtrunk.node.onward import Onward
+from qtrunk.node.pace import Pace
 from qtrunk.node.poolsync import PERIOD_S as SYNC_PERIOD_S
 from qtrunk.node.poolsync import PoolSync
 from qtrunk.node.reserving import Reserving
@@ -68,6 +69,8 @@ log = logging.getLogger(__name__)
 
 EXPIRE_PERIOD_S = 5.0
 POOL_TICK_S = 1.0
+EXPIRE_REST_S, POOL_REST_S, LASTING_S = 60.0, 10.0, 10.0
+"""Periods of a store in which nothing has changed for LASTING_S."""
 SIDES = {INITIATED: "initiator", COLLECTED: "target"}
 
 
@@ -82,6 +85,7 @@ class Node:
         self.tasks: list[asyncio.Task[None]] = []
         self._topology = LiveTopology(config.load_topology())
         self._clock = world.clock
+        self._pace = Pace(world.clock)
         self._random = world.random
         self._alarms = alarms
         self._started_unix_s = self._clock.unix_s()
@@ -99,7 +103,7 @@ class Node:
             self._routing,
             is_hybrid=lambda initiator: self._topology.tenant_of(initiator).hybrid != "qkd",
         )
-        self._relay = KxRunner(machine, self._adverts, self._alarms, self._clock)
+        self._relay = KxRunner(machine, self._adverts, self._alarms, self._clock, self._pace)
         self.maintenance = Maintenance(
             *(config.node_id, self._topology, directory / "maintenance.json", self._clock, trust.audit, alarms),
             self._relay.under_way,
@@ -107,7 +111,7 @@ class Node:
         self._reserving = Reserving(config.node_id, self._topology, self._routing, self._adverts, alarms, self._clock)
         self._flooding = Flooding(
             *(self._adverts, self._routing, self._relay, self._store.level, self._clock, self.maintenance),
-            self._reserving,
+            *(self._reserving, self._pace),
         )
         self._relay.hear = self._flooding.heard
         self._clocks = ClockWatch(config.node_id, self._topology, self._clock, alarms, self._relay.send_clock)
@@ -132,11 +136,13 @@ class Node:
             self._flooding.changed,
             self.maintenance.all,
             self._reserving.claims,
+            self._pace,
         )
         self._watch = AlarmWatch(
             *(config.node_id, self._topology, self._alarms, self._clock, self._adverts),
             self._link_ends,
             self._ahead.levels,
+            self._pace,
         )
         interior = NetworkInterior(config.node_id, self._topology, self._store, self._clock, self._relay, notes)
         self._interworking = interworking(
@@ -288,6 +294,7 @@ class Node:
             self._alarms,
             self._random,
             self._clock,
+            self._pace,
         )
 
     def _distilling(self, link: Link, role: Role, link_config: LinkConfig) -> LinkRunner:
@@ -305,6 +312,7 @@ class Node:
             clock=self._clock,
             pool_octets_max=self.config.pool_octets_max,
             statistics=LinkStatistics(link, role, self._clock),
+            pace=self._pace,
         )
 
     def _connect(
@@ -441,7 +449,7 @@ class Node:
 
     async def _keep_expiring(self) -> None:
         while True:
-            await asyncio.sleep(EXPIRE_PERIOD_S)
+            await self._pace.turn(EXPIRE_PERIOD_S, EXPIRE_REST_S, LASTING_S)
             try:
                 has_space = self._store.expire(self._clock.unix_s())
             except StoreError as error:
@@ -457,7 +465,7 @@ class Node:
         # Soon after the start, when neighbours are there, then now and then.
         synced_s = self._clock.monotonic_s() + 2 * POOL_TICK_S - SYNC_PERIOD_S
         while True:
-            await asyncio.sleep(POOL_TICK_S)
+            await self._pace.turn(POOL_TICK_S, POOL_REST_S, LASTING_S)
             self._clocks.tick()
             try:
                 self._store.pools.tick()

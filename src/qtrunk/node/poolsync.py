@@ -1,7 +1,8 @@
 """Both ends of each pool agree on its segments, whatever a crash or a lost message left behind.
 
-The target's node says from time to time which segments it holds; the initiator's node answers with those that it will
-never give out (or the part of them), and destroys what the target's node does not hold. Both travel as signed notes.
+The target's node says which segments it holds, TIMES after each change, seldom while there is none; the initiator's
+node answers with those that it will never give out (or the part of them), and destroys what the target's node does not
+hold. Both travel as signed notes.
 """
 
 from typing import Annotated
@@ -18,6 +19,8 @@ from qtrunk.node.notes import Notes
 from qtrunk.topology import Topology
 
 PERIOD_S = 20.0
+TIMES, SELDOM = 3, 6
+"""What has not changed is said in the first so many periods, notes may be lost; then in one period of so many."""
 SETTLED_S = 30.0
 """A segment that was made so lately may not have been confirmed yet."""
 _HOLDING, _VOIDS = "pool-holding", "pool-voids"
@@ -53,6 +56,8 @@ class PoolSync:
         self._pools = pools
         self._notes = notes
         self._clock = clock
+        self._told: dict[tuple[SaeId, SaeId], tuple[list[int], int]] = {}
+        """What was said last, and for how many periods it has been so."""
         notes.serve(_HOLDING, self._compare)
         notes.serve(_VOIDS, self._void)
 
@@ -62,8 +67,14 @@ class PoolSync:
         self._hybrid.announce(nodes - {self._node})
         for (initiator, target), segments in self._pools.holding(SETTLED_S).items():
             known = self._topology.sae(initiator)
-            if known is not None and known.node != self._node:
+            if known is not None and known.node != self._node and self._is_due((initiator, target), segments):
                 self._tell(known.node, _HOLDING, Holding(initiator=initiator, target=target, segments=segments))
+
+    def _is_due(self, pair: tuple[SaeId, SaeId], segments: list[int]) -> bool:
+        before, periods = self._told.get(pair, ([], -1))
+        periods = periods + 1 if before == segments else 0
+        self._told[pair] = (segments, periods)
+        return periods < TIMES or periods % SELDOM == 0
 
     def _compare(self, node: NodeId, octets: bytes) -> None:
         body = decode(octets, Holding)

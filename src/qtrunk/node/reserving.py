@@ -59,9 +59,9 @@ class Reserving:
 
     def note(self, node: NodeId, levels: Sequence[LinkLevel], claims: Sequence[Claim]) -> None:
         """What a node says of its directions and claims; nothing: it fell silent."""
-        self._price({*self.claims.note(node, claims), *((node, level.link) for level in levels)})
+        self._price({*self.claims.note(node, claims), *self.claims.among((node, level.link) for level in levels)})
         if node == self._node:
-            self._look()
+            self.look()
 
     def _price(self, hops: Iterable[Hop]) -> None:
         for hop in hops:
@@ -81,7 +81,8 @@ class Reserving:
     def _level(self, hop: Hop) -> LinkLevel | None:
         return self._adverts.level(*hop, self._clock.monotonic_s())
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Every few seconds: whether the own links can carry what is claimed of them."""
         for link in self._topology.links_of(self._node):
             claimed_bps, level = self.claimed_bps(link.id), self._level((self._node, link.id))
             ladder = self._ladders.setdefault(link.id, Ladder((SHORT,)))

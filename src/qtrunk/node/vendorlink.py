@@ -55,6 +55,7 @@ from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.config import LinkConfig, VendorCredentials, vendor_files
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.linkworker import LinkWorker
+from qtrunk.node.pace import Pace
 from qtrunk.node.vendorstream import StreamKme
 from qtrunk.stages import Role
 from qtrunk.topology import Link
@@ -153,6 +154,7 @@ class VendorRunner(LinkWorker[VendorEffect]):
         clock: Clock,
         pool_octets_max: int,
         statistics: LinkStatistics,
+        pace: Pace | None = None,
     ) -> None:
         super().__init__(
             link=link.id,
@@ -162,6 +164,7 @@ class VendorRunner(LinkWorker[VendorEffect]):
             alarms=alarms,
             clock=clock,
             statistics=statistics,
+            pace=pace,
         )
         assert link.vendor is not None
         self._vendor = machine
@@ -348,6 +351,7 @@ def vendor_runner(
     alarms: AlarmBoard,
     random: Random,
     clock: Clock,
+    pace: Pace | None = None,
 ) -> VendorRunner:
     """One end of a link with `source = etsi014` or `etsi004`; ConfigError where files of its SAE are not named."""
     pool = store.auth_ledger(link.id, AUTH_OCTETS, link.distillation.epsilon_total)
@@ -364,4 +368,5 @@ def vendor_runner(
         clock=clock,
         pool_octets_max=pool_octets_max,
         statistics=LinkStatistics(link, role, clock),
+        pace=pace,
     )

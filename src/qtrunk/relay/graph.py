@@ -6,7 +6,7 @@ counts as two hops.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +41,8 @@ class Graph:
     """What each arc costs with nothing against it."""
     reverse: Arcs
     """The other direction of each arc's link."""
+    _between: dict[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    """Arcs that were asked for, by their ends."""
 
     def costs(
         self,
@@ -60,8 +62,11 @@ class Graph:
 
     def arc(self, tail: int, head: int) -> int:
         """The arc from one node to its neighbour."""
-        row = self.heads[self.starts[tail] : self.starts[tail + 1]]
-        return int(self.starts[tail] + np.searchsorted(row, head))
+        found = self._between.get((tail, head))
+        if found is None:
+            row = self.heads[self.starts[tail] : self.starts[tail + 1]]
+            found = self._between[tail, head] = int(self.starts[tail] + np.searchsorted(row, head))
+        return found
 
     def close_passage(self, costs: Costs, avoid: Iterable[NodeId], start: int) -> None:
         """Nothing passes these nodes: they may begin or end a route, no more."""

@@ -128,6 +128,11 @@ class Initiator:
                 effects += self._retry(request, f"link {link}: was taken out of the network", {link})
         return effects
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any request is under way."""
+        return bool(self._requests)
+
     def tick(self) -> list[Effect]:
         """Time-outs."""
         now_s = self._ground.clock.monotonic_s()

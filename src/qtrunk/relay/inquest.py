@@ -178,6 +178,11 @@ class Inquests:
         inquest.statements.setdefault(node, body)
         return self._close(body.relay_id) if len(inquest.statements) == len(inquest.route) - 1 else []
 
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody is asked, or may have to be soon."""
+        return bool(self._open or self._watched)
+
     def tick(self) -> list[Tell | Report]:
         """Ask again, close, forget."""
         now_s = self._clock.monotonic_s()

@@ -145,6 +145,13 @@ class Kx:
         """The link is about to be taken out of the network: nothing may have to do with it afterwards."""
         return [*self.link_down(link), *self._initiator.link_gone(link)]
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether time alone may bring something about soon: requests are under way, or questions open. Else a tick
+        every few seconds is enough.
+        """
+        return self._initiator.is_waiting or self._inquests.is_open
+
     def tick(self) -> list[Effect]:
         """Time-outs, and grants where a direction runs low."""
         effects: list[Effect] = [*self._initiator.tick(), *self._inquests.tick()]

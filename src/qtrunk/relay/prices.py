@@ -49,6 +49,8 @@ class LinkLevel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """False: a controller has switched the generation of key off at this end."""
     is_doubtful: bool = False
     """No new key may be had over it: its last block was destroyed, or it has not been good for long enough since."""
+    is_connected: bool = True
+    """The neighbour is connected, whether or not there is key."""
 
 
 def step(level: LinkLevel, before: int | None = None) -> int:

@@ -92,6 +92,7 @@ class Reservations:
         self._known: dict[NodeId, dict[Hop, float]] = {}
         self._at: dict[Hop, dict[NodeId, float]] = {}
         self._most: dict[NodeId, float] = {}
+        self._said: dict[NodeId, list[Claim]] = {}
 
     def note(self, node: NodeId, claims: Iterable[Claim]) -> frozenset[Hop]:
         """What a node claims now, all of it; the directions of which that is news.
@@ -99,10 +100,14 @@ class Reservations:
         A claim beyond the guarantees that the topology gives the node's tenants counts as those: no node may take
         another's links away by word alone. One on a direction that there is not counts for nothing.
         """
+        said = list(claims)
+        if said == self._said.get(node, []):
+            return frozenset()
+        self._said[node] = said
         if node not in self._most:
             self._most[node] = sum(tenant.guaranteed_bps for tenant in guaranteed_at(self._topology, node).values())
         most = self._most[node]
-        fresh = {hop: min(one.bps, most) for one in claims if most and self._is_there(hop := (one.sender, one.link))}
+        fresh = {hop: min(one.bps, most) for one in said if most and self._is_there(hop := (one.sender, one.link))}
         old = self._known.get(node, {})
         self._known[node] = fresh
         news = frozenset(hop for hop in fresh.keys() | old.keys() if fresh.get(hop) != old.get(hop))
@@ -115,10 +120,14 @@ class Reservations:
 
     def adopt(self) -> frozenset[Hop]:
         """The topology has changed: guarantees may be others, what is gone has no claims. All that are left."""
-        known, self._known, self._at, self._most = self._known, {}, {}, {}
+        known, self._known, self._at, self._most, self._said = self._known, {}, {}, {}, {}
         for node, claimed in known.items():
             self.note(node, [Claim(*hop, bps) for hop, bps in claimed.items()])
         return frozenset(self._at)
+
+    def among(self, hops: Iterable[Hop]) -> list[Hop]:
+        """Those of some directions that anybody claims."""
+        return [hop for hop in hops if self._at.get(hop)]
 
     def earlier_bps(self, hop: Hop) -> float:
         """What the tenants of nodes claim of a direction whose IDs come before this node's."""

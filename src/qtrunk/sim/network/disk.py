@@ -45,6 +45,11 @@ class _Write:
     """A flush failed: no later one brings it back, though it will say so."""
 
 
+def _is_renewed(lost: _Write, later: list[_Write]) -> bool:
+    end = lost.offset + lost.length
+    return any(not one.is_lost and one.offset <= lost.offset and end <= one.offset + one.length for one in later)
+
+
 @dataclass
 class Disk:
     """The disk of one machine."""
@@ -60,10 +65,12 @@ class Disk:
     created: set[Path] = field(default_factory=set)
     """Files whose directory was not flushed since."""
     databases: list[sqlite3.Connection] = field(default_factory=list)
+    effects: int = 0
 
     def effect(self, kind: str, path: Path) -> None:
         """Before a change: the machine may die here, or the disk refuse."""
         self.machine.effect()
+        self.effects += 1
         self.trace(f"{self.machine.name} {kind} {path.name}")
         if self.error_probability and self.dice.chance(self.error_probability):
             raise OSError(errno.EIO, "simulated I/O error", str(path))
@@ -225,7 +232,10 @@ class _Files:
         if known.is_directory:
             known.disk.created = {path for path in known.disk.created if path.parent != known.path}
         else:
-            known.disk.unflushed[known.path] = [write for write in writes if write.is_lost]
+            # What was lost stays so, but where it was written anew since: that is on the disk now.
+            known.disk.unflushed[known.path] = [
+                write for place, write in enumerate(writes) if write.is_lost and not _is_renewed(write, writes[place:])
+            ]
 
     fdatasync = fsync
 

@@ -89,15 +89,14 @@ class _Timer(asyncio.TimerHandle):
     collected.
     """
 
-    __slots__ = ("_turn",)
+    __slots__ = ("_place",)
 
-    def __init__(self, turn: int, *args: Any) -> None:
-        super().__init__(*args)
-        self._turn = turn
+    def __init__(self, turn: int, when: float, *args: Any) -> None:
+        super().__init__(when, *args)
+        self._place = (when, turn)
 
     def __lt__(self, other: asyncio.TimerHandle) -> bool:
-        assert isinstance(other, _Timer)
-        return (self.when(), self._turn) < (other.when(), other._turn)
+        return self._place < other._place  # type: ignore[attr-defined,no-any-return]
 
 
 class VirtualLoop(asyncio.BaseEventLoop):

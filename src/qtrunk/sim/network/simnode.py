@@ -186,5 +186,6 @@ class SimNode(Node):
             clock=self._clock,
             pool_octets_max=self.config.pool_octets_max,
             statistics=LinkStatistics(link, role, self._clock),
+            pace=self._pace,
         )
         return runner.on_loop(self._virtual, self._dice.child(f"worker {link.id}"))

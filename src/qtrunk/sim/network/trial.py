@@ -51,6 +51,8 @@ class Site:
     is_power_loss: bool = False
     down_s: float = SUPERVISOR_S
     keep_down: bool = False
+    looked_at: tuple[int, int] = (-1, -1)
+    """Incarnation and changes on its disk when its books were looked at last."""
     stops: list[str] = field(default_factory=list)
     """Errors by which its process stopped of itself."""
 
@@ -271,9 +273,13 @@ class Trial:
             self.look_at_books()
 
     def look_at_books(self) -> None:
-        """The ledgers of all nodes that are up."""
+        """The ledgers of all nodes that are up and have done anything since the last look."""
         for site in self.sites.values():
-            if site.node is not None and site.machine is not None and site.machine.is_alive:
+            if site.node is None or site.machine is None or not site.machine.is_alive:
+                continue
+            done = (site.incarnation, site.disk.effects if site.disk else 0)
+            if done != site.looked_at:
+                site.looked_at = done
                 self.checks.books(site.name, site.node.store)
 
     def _sent(self, stream: Stream, octets: bytes) -> None:

@@ -151,7 +151,7 @@ class BoxRunner(VendorRunner):
 
     def _step(self, event: Callable[[], list[Any]]) -> None:
         if not self._stopping:
-            self._carry_out(self._effects_of(event))
+            self._handle(event)
 
     def _ask_once(self, effect: Fetch | Collect) -> None:
         if not self._stopping:
