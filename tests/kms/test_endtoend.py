@@ -237,3 +237,31 @@ def test_local_pairs_may_reserve_and_store_the_same_id_at_one_node(open_store: O
     store.deliver_initiator([IDS[0]], RECEIPT)
     assert len(store.collect(ONE, MASTER, [IDS[0]])) == 1
     assert set(store.receipt(IDS[0])) == {"key_id", "initiated", "stored", "recipients"}
+
+
+# ── SAEs that are gone ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_waits_for_an_sae_that_is_gone_is_destroyed_and_the_others_get_theirs(store: KeyStore) -> None:
+    store.collect(TWO, MASTER, [IDS[1]])
+    store.destroy_of(lambda sae: sae == ONE, "SAE removed")
+    for key_id in IDS[:3]:
+        with pytest.raises(KeyNotFound):
+            store.collect(ONE, MASTER, [key_id])
+    assert len(store.collect(TWO, MASTER, [IDS[0]])) == 1
+    assert store.counts()["stored stored"] == 1
+    assert store.counts()["stored delivered"] == 2, "TWO has them"
+    store.destroy_of(lambda sae: sae == TWO, "SAE removed")
+    assert store.counts()["stored destroyed SAE removed"] == 1
+    assert store.counts()["shredding overdue"] == 0
+    receipt = store.receipt(IDS[2])
+    assert [one["state"] for one in receipt["recipients"]] == ["destroyed", "destroyed"]
+
+
+def test_what_an_sae_that_is_gone_had_made_goes_with_it(store: KeyStore) -> None:
+    store.destroy_of(lambda sae: sae == MASTER, "SAE removed")
+    assert store.counts()["stored destroyed SAE removed"] == 3
+    with pytest.raises(KeyNotFound):
+        store.collect(ONE, MASTER, [IDS[0]])
+    store.destroy_of(lambda sae: sae == MASTER, "SAE removed")
+    assert store.counts()["stored destroyed SAE removed"] == 3

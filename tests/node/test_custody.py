@@ -18,9 +18,10 @@ from qtrunk.config import network
 from qtrunk.kms.audit import records
 from qtrunk.kms.vault import methods
 from qtrunk.node.ca.identity import Kind
-from qtrunk.node.config import Address, EnclosureConfig, NodeConfig
+from qtrunk.node.config import Address, EnclosureConfig, LinkConfig, NodeConfig
 from qtrunk.node.custody import Custody
 from qtrunk.node.keys import keys_of
+from qtrunk.node.maintenance import Maintenance
 from qtrunk.node.pki import LabPki
 from qtrunk.node.tamper import LOOK_S
 
@@ -314,5 +315,100 @@ def test_an_enclosure_cannot_seal_a_node_without_a_vault(site, tmp_path):
         with pytest.raises(ConfigError, match="vault"):
             async with running(site):
                 pass
+
+    asyncio.run(scenario())
+
+
+# ── a changed network ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def changed(site, text, **more):
+    return msgspec.structs.replace(site.config, topology=network.load(text).to_dict(), **more)
+
+
+def ask_for(site, target, number=2):
+    own = site._saes
+    client = Etsi014Client(
+        kme_url=f"https://localhost:{site.config.key_api.port}",
+        own_sae=SaeId("alice"),
+        certificate=own.certificate,
+        private_key=own.private_key,
+        ca_certificate=own.ca_certificate,
+    )
+    try:
+        return client.get_keys(SaeId(target), number, 256)
+    finally:
+        client.close()
+
+
+MORE = FILE.replace('"bob@a"', '"bob@a", "carol@a"')
+FEWER = FILE.replace(', "bob@a"', "")
+
+
+def test_a_change_that_is_refused_has_changed_nothing(site):
+    link = LinkConfig("a-z", "nowhere.sock", Address("localhost", 1), "nothing")
+    wrong = {
+        "ml-dsa": changed(site, MORE + 'bootstrap = "ml-dsa"\n', links=[link]),
+        "no link": changed(site, MORE, links=[msgspec.structs.replace(link, link="a-y")]),
+        "admin_api": changed(site, MORE, admin_api=Address("localhost", 1)),
+    }
+    asked = []
+    before = msgspec.structs.replace(site.config, topology=network.load(FILE + 'bootstrap = "ml-dsa"\n').to_dict())
+
+    async def scenario(why, config):
+        site.config = before if why == "ml-dsa" else site.config
+        async with running(site, reread=lambda: config):
+            with pytest.raises(RequestRefused, match=why):
+                await site.ask("ada", "POST", "configuration", {})
+            with pytest.raises(RequestRefused, match="carol"):
+                await asyncio.to_thread(ask_for, site, "carol")
+            assert len(await asyncio.to_thread(ask_for, site, "bob")) == 2
+            asked.append(why)
+
+    own = site.config
+    for why, config in wrong.items():
+        site.config = own
+        asyncio.run(scenario(why, config))
+    assert len(asked) == 3
+
+
+def test_what_cannot_be_recorded_keeps_no_part_from_knowing_and_is_done_again(site, monkeypatch):
+    def full(_self):
+        raise StoreError("the disk is full")
+
+    async def scenario():
+        async with running(site, reread=lambda: changed(site, MORE)):
+            with monkeypatch.context() as patch:
+                patch.setattr(Maintenance, "adopt", full)
+                with pytest.raises(StoreError, match=r"in force but not all on record.*disk is full"):
+                    await site.ask("ada", "POST", "configuration", {})
+            assert len(await asyncio.to_thread(ask_for, site, "carol")) == 2
+            assert await site.ask("ada", "POST", "configuration", {}) == {"changes": []}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+def test_the_keys_of_a_removed_sae_are_destroyed_though_the_node_slept_through_it(site, is_up):
+    own = site.config
+
+    async def scenario():
+        async with running(site, reread=lambda: changed(site, FEWER)):
+            given = await asyncio.to_thread(ask_for, site, "bob")
+            if is_up:
+                await site.ask("ada", "POST", "configuration", {})
+                receipt = await site.ask("ada", "GET", f"keys/{given[0].key_id}")
+                assert receipt["stored"]["reason"] == "SAE removed"
+        if not is_up:
+            site.config = changed(site, FEWER)
+            async with running(site):
+                receipt = await site.ask("ada", "GET", f"keys/{given[0].key_id}")
+                assert receipt["stored"]["reason"] == "SAE removed"
+        # Whoever is bob later is somebody else.
+        site.config = own
+        async with running(site):
+            receipt = await site.ask("ada", "GET", f"keys/{given[0].key_id}")
+            assert receipt["recipients"][0]["state"] == "destroyed"
+            assert len(await asyncio.to_thread(ask_for, site, "bob")) == 2
 
     asyncio.run(scenario())

@@ -1,9 +1,11 @@
 """`qtrunk apply`: a changed topology for a lab, running or not; only what has changed is touched."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import click
@@ -16,7 +18,8 @@ from qtrunk.cli import options
 from qtrunk.config import network
 from qtrunk.config.change import Change, change
 from qtrunk.node.lab import HOST, Lab
-from qtrunk.node.supervisor import running_state
+from qtrunk.node.supervisor import is_running, running_state
+from qtrunk.topology import Topology
 
 TIMEOUT_S, TIMEOUT_PER_NODE_S = 60.0, 3.0
 POLL_S = 0.1
@@ -32,6 +35,26 @@ def apply(topology: str, state: Path, dry_run: bool) -> None:
     Nodes, links, SAEs, demands and tenants may come and go. The key of links that go is destroyed.
     """
     loaded = network.load(network.find(topology))
+    Lab.open(state)
+    with _alone(state):
+        _apply(loaded, state, dry_run=dry_run)
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """One change at a time; LabError while another one is under way."""
+    descriptor = os.open(state / "apply.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LabError(f"another `qtrunk apply` changes lab {state} just now; try again") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _apply(loaded: Topology, state: Path, *, dry_run: bool) -> None:
     lab = Lab.open(state)
     if lab.clock_fraction is not None:
         loaded = loaded.at_clock_fraction(lab.clock_fraction)
@@ -41,6 +64,8 @@ def apply(topology: str, state: Path, dry_run: bool) -> None:
     running = running_state(state)
     if running is not None:
         found.check_live()
+    elif is_running(state):
+        raise LabError(f"lab {state} is just starting; try again")
     if dry_run:
         click.echo(f"{len(found.lines)} changes; nothing is changed (--dry-run).")
         return
@@ -66,8 +91,9 @@ def _bring_about(lab: Lab, found: Change, supervisor: int) -> None:
     os.kill(supervisor, signal.SIGHUP)
     for name in lab.controller_names():
         _begin_anew(lab, name, deadline_s)
-    gone = {f"node-{node}" for node in found.gone_nodes} | {f"optics-{link.id}" for link in found.gone_links}
-    _until(lambda: not gone & _processes(lab), deadline_s, f"{', '.join(sorted(gone))} did not stop")
+    # By what runs, not by what changed: where an earlier command was cut off, that was another one's change.
+    left = lab.process_names()
+    _until(lambda: _processes(lab) <= left, deadline_s, f"{', '.join(sorted(_processes(lab) - left))} did not stop")
 
 
 def _take(lab: Lab, node: NodeId) -> bool:

@@ -131,6 +131,30 @@ class EndToEnd(StorePart):
 
         return self._journal.run(work)
 
+    def destroy_of(self, is_gone: Callable[[SaeId], bool], reason: str) -> None:
+        """What is not collected of keys from, and for, SAEs that there are no more; the other targets' part stays."""
+
+        def work(db: sqlite3.Connection) -> None:
+            query = "SELECT key_id, initiator FROM stored WHERE state = 'stored'"
+            for key_id, initiator in db.execute(query).fetchall():
+                if is_gone(SaeId(initiator)):
+                    self._end(db, "stored", KeyId(key_id), KeyState.DESTROYED, reason)
+                else:
+                    self._end_gone(db, KeyId(key_id), is_gone, reason)
+
+        self._journal.run(work)
+
+    def _end_gone(self, db: sqlite3.Connection, key_id: KeyId, is_gone: Callable[[SaeId], bool], reason: str) -> None:
+        rows = db.execute("SELECT target, state FROM recipients WHERE key_id = ?", (key_id,)).fetchall()
+        waiting = [SaeId(target) for target, state in rows if state == RecipientState.PENDING.value]
+        gone = [target for target in waiting if is_gone(target)]
+        for target in gone:
+            _end_recipients(db, key_id, RecipientState.DESTROYED, self._clock.unix_s(), target)
+        if gone and len(gone) == len(waiting):
+            was_given = any(state == RecipientState.DELIVERED.value for _, state in rows)
+            there = (KeyState.DELIVERED, None) if was_given else (KeyState.DESTROYED, reason)
+            self._end(db, "stored", key_id, *there)
+
     def _bury(self, db: sqlite3.Connection, key_id: KeyId) -> None:
         """A record of a key that never came, so that it never will: no material has an empty fingerprint."""
         now = self._clock.unix_s()

@@ -124,8 +124,11 @@ class Lab:
 
         LabError where a link that was taken out before would come back with the authentication key that is destroyed.
         """
+        known = {link.id for link in self.topology.links}
         back = [
-            link.id for link in topology.links if link.distillation.bootstrap == "preshared" and self._was_out(link)
+            link.id
+            for link in topology.links
+            if link.id not in known and link.distillation.bootstrap == "preshared" and self._was_out(link)
         ]
         if back:
             raise LabError(
@@ -140,6 +143,10 @@ class Lab:
         self.topology = topology
         names = {child.name for child in self._children()}
         self._write([child for child in before if child.name not in names])
+
+    def process_names(self) -> set[str]:
+        """What runs of it when it is up."""
+        return {child.name for child in self._children()}
 
     def settle(self) -> None:
         """Nothing runs any more for what is gone."""

@@ -3,11 +3,13 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
 from qtrunk.api import etsi014v2, https, skip
 from qtrunk.api.identity import SaeRegistry
@@ -33,7 +35,7 @@ from qtrunk.node.border import NetworkInterior
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
 from qtrunk.node.clockwatch import ClockWatch
 from qtrunk.node.commit import GroupCommit
-from qtrunk.node.config import LinkConfig, NodeConfig, check_same_node
+from qtrunk.node.config import LinkConfig, NodeConfig, check_same_node, vendor_files
 from qtrunk.node.device import Module
 from qtrunk.node.fallback import Fallback
 from qtrunk.node.flooding import Flooding
@@ -63,7 +65,7 @@ from qtrunk.plan.light import Light
 from qtrunk.relay.kx import Kx
 from qtrunk.relay.routing import Routing
 from qtrunk.stages import Role
-from qtrunk.topology import Link, LiveTopology
+from qtrunk.topology import Link, LiveTopology, Topology
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +202,8 @@ class Node:
         self._links: list[LinkWorker[Any]] = []
         self._link_tasks: dict[LinkId, list[asyncio.Task[None]]] = {}
         self._changing = asyncio.Lock()
+        self._is_swept = False
+        """Whether nothing is left of what the network has no more."""
         port = SdnPort(
             *(config.node_id, self._topology, self._store, self._supply, self._ahead, self._routing, self._links),
             applications,
@@ -216,6 +220,8 @@ class Node:
         if self._interworking is not None:
             # First: it voids what was under way before, and nothing new may be among that.
             await self._interworking.start(self._fail)
+        for problem in self._tried(self._sweep):
+            log.warning("what is gone from the network stays on the disk for now: %s", problem)
         for link_config in self.config.links:
             self._start_link(link_config)
         self._agent.enforce()
@@ -271,7 +277,7 @@ class Node:
 
     def _start_link(self, link_config: LinkConfig) -> None:
         link = self._topology.link(LinkId(link_config.link))
-        role = Role.ALICE if link.alice == self.config.node_id else Role.BOB
+        role = self._role(link)
         self._store.set_role(link.id, role)
         self._load_preshared(link.id, Path(link_config.preshared_file))
         runner = self._runner(link, role, link_config)
@@ -395,36 +401,86 @@ class Node:
             found.check_live()
             check_same_node(self.config, config)
             keys = load_verifying_keys(config.verifying_keys)
+            for link_config in config.links:
+                if link_config.link not in self._link_tasks:
+                    self._check_link(link_config, topology)
             # No await from here until everything knows the new network: nothing sees half of it.
             gone = [self._let_go(link.id) for link in found.gone_links if link.id in self._link_tasks]
             self._topology.adopt(topology)
-            # First: whoever looks for a route now may be given one that was handed.
-            self.routes.adopt()
-            self._routing.adopt()
             self.config = config
-            self._registry = self._own_saes()
-            if self._hybrid is not None:
-                self._hybrid.believe(keys)
-            self._adverts.adopt(topology)
-            self.maintenance.adopt()
-            self._reserving.adopt()
-            self._ahead.adopt()
-            self._supply.adopt()
-            self._watch.adopt()
-            for link_config in config.links:
-                if link_config.link not in self._link_tasks:
-                    self._start_link(link_config)
-            self._flooding.watch(self._links)
-            self._agent.enforce()
+            problems = self._adopt_network(config, keys)
             for runner in gone:
                 await asyncio.to_thread(runner.stop)
                 self._alarms.clear(runner.link)
-            # All that the store has known: what a crash in the middle of a change left behind goes with it.
-            here = {link.id for link in topology.links_of(config.node_id)}
-            for link in self._store.links():
-                if link not in here:
-                    self._store.destroy_link(link, "link removed")
+            self._is_swept = False
+            problems += self._tried(self._sweep)
+            if problems:
+                raise StoreError(f"the change is in force but not all on record; take it again: {'; '.join(problems)}")
             return found.lines
+
+    def _adopt_network(self, config: NodeConfig, keys: Mapping[str, MLDSA65PublicKey]) -> list[str]:
+        """Tell every part; what could not be recorded keeps none of the others from knowing."""
+        # First: whoever looks for a route now may be given one that was handed.
+        self.routes.adopt()
+        self._routing.adopt()
+        self._registry = self._own_saes()
+        if self._hybrid is not None:
+            self._hybrid.believe(keys)
+        self._adverts.adopt(self._topology)
+        problems = self._tried(self.maintenance.adopt)
+        self._reserving.adopt()
+        self._ahead.adopt()
+        problems += self._tried(self._supply.adopt)
+        self._watch.adopt()
+        for link_config in config.links:
+            if link_config.link not in self._link_tasks:
+                problems += self._tried(partial(self._start_link, link_config))
+        self._flooding.watch(self._links)
+        self._agent.enforce()
+        return problems
+
+    @staticmethod
+    def _tried(step: Callable[[], None]) -> list[str]:
+        """Do a step; why it failed, where the disk is to blame."""
+        try:
+            step()
+        except (StoreError, OSError) as error:
+            return [str(error)]
+        return []
+
+    def _check_link(self, link_config: LinkConfig, topology: Topology) -> None:
+        """ConfigError with what keeps a new link from starting."""
+        try:
+            link = topology.link(LinkId(link_config.link))
+        except KeyError:
+            raise ConfigError([f"links: the topology has no link {link_config.link!r}"]) from None
+        if link.vendor is None:
+            self._signatures(link, link_config)
+        else:
+            vendor_files(link, self._role(link), link_config.vendor)
+
+    def _role(self, link: Link) -> Role:
+        return Role.ALICE if link.alice == self.config.node_id else Role.BOB
+
+    def _sweep(self) -> None:
+        """Destroy the key of links and SAEs that there are no more, also of such as went while this node was down.
+
+        Whoever has the name of a removed SAE later is somebody else, and gets none of its keys.
+        """
+        here = {link.id for link in self._topology.links_of(self.config.node_id)}
+        for link in self._store.links():
+            if link not in here:
+                self._store.destroy_link(link, "link removed")
+        pools = self._store.pools
+        for segment in pools.living():
+            pool = segment.pool
+            if self._is_gone(pool.initiator) or self._is_gone(pool.target):
+                pools.close_segment(pool.side, pool.initiator, pool.target, segment.number, "SAE removed")
+        self._store.destroy_of(self._is_gone, "SAE removed")
+        self._is_swept = True
+
+    def _is_gone(self, sae: SaeId) -> bool:
+        return self._topology.sae(sae) is None and self._topology.foreign(sae) is None
 
     def _let_go(self, link: LinkId) -> LinkWorker[Any]:
         """Nothing goes over a link any more; its worker still has to be stopped."""
@@ -451,6 +507,8 @@ class Node:
         while True:
             await self._pace.turn(EXPIRE_PERIOD_S, EXPIRE_REST_S, LASTING_S)
             try:
+                if not self._is_swept:
+                    self._sweep()
                 has_space = self._store.expire(self._clock.unix_s())
             except StoreError as error:
                 self._alarms.raise_alarm("store", "StorageFull", "critical", str(error))
