@@ -54,6 +54,7 @@ diagnosis: setup
 # A day of growth, faults and maintenance with real processes, and what each tenant saw: writes docs/day.md (ten minutes).
 day: setup
 	$(BIN)/python tools/scripted_day.py --write
+	$(BIN)/python tools/simulated_day.py two-rings --write
 
 # How often each bound behind a key's length is wrong: writes docs/soundness.md (about four minutes).
 soundness: setup

@@ -30,6 +30,7 @@ from qtrunk.base.ids import SaeId
 from qtrunk.plan.bench.lab import Lab
 
 PAGE = Path(__file__).parents[1] / "docs" / "day.md"
+SIMULATED = "<!-- simulated: begin -->"
 ASK_EVERY_S = 0.25
 WITHIN_S = 300.0
 POOL_OCTETS = 2048
@@ -348,7 +349,9 @@ def main() -> int:
     for text in wrong[:20]:
         print(f"FAILED: {text}", file=sys.stderr)
     if options.write and not wrong:
-        PAGE.write_text(HEAD + day.report(), encoding="utf-8")
+        # What tools/simulated_day.py has put behind it stays.
+        behind = PAGE.read_text(encoding="utf-8").partition(SIMULATED)[1:] if PAGE.exists() else ()
+        PAGE.write_text(HEAD + day.report() + "".join(behind), encoding="utf-8")
     return 1 if wrong else 0
 
 

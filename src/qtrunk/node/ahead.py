@@ -161,6 +161,7 @@ class FillAhead:
         """A controller expects this pair to use so much, beside what the topology expects."""
         known = [demand.rate_bps for demand in self._topology.demands if {*demand.between} == {initiator, target}]
         self._want(initiator, target).expected_bps = max([rate_bps, *known])
+        self._pace.stir()
 
     async def fill_now(self, initiator: SaeId, target: SaeId, number: int, key_octets: int) -> None:
         """Get so many keys into a pool before returning; QtrunkError when that cannot be."""

@@ -109,8 +109,8 @@ class Flooding:
 
     def heard(self, advert: Advert) -> None:
         """News of another node."""
-        if self._maintenance is not None:
-            self._maintenance.hear(NodeId(advert.node), advert.windows)
+        if self._maintenance is not None and self._maintenance.hear(NodeId(advert.node), advert.windows):
+            self._pace.stir()
         self._learn(NodeId(advert.node), advert.links, advert.claims)
         self._look_who_is_there()
         self.on_levels()

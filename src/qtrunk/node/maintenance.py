@@ -63,6 +63,8 @@ class Maintenance:
         self._shelved: dict[str, float] = {}
         self._warned: frozenset[str] = frozenset()
         self._own: tuple[Window, ...] = ()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when the own windows are others, so that the network hears of it at once."""
         if path.exists():
             try:
                 self._own = tuple(msgspec.json.decode(path.read_bytes(), type=list[Window]))
@@ -78,9 +80,11 @@ class Maintenance:
         """The own windows and those that others told of, each once."""
         return list(dict.fromkeys([*self._own, *(window for told in self._heard.values() for window in told)]))
 
-    def hear(self, node: NodeId, windows: Iterable[Window]) -> None:
-        """What another node says; of others' nodes and links it has no say."""
+    def hear(self, node: NodeId, windows: Iterable[Window]) -> bool:
+        """What another node says, and whether it is news; of others' nodes and links it has no say."""
+        before = self._heard.get(node, ())
         self._heard[node] = tuple(w for w in windows if may_announce(self._topology, node, w.resource))
+        return self._heard[node] != before
 
     def adopt(self) -> None:
         """The topology has changed: there is no window for what is gone."""
@@ -175,6 +179,7 @@ class Maintenance:
         except OSError as problem:
             raise StoreError(f"maintenance windows {self._path}: {problem.strerror}") from problem
         self._own = tuple(windows)
+        self.on_change()
 
     def _set_alarms(self, known: Sequence[Window]) -> None:
         """Nobody is called for what is worked on; one warning says that it is."""

@@ -110,6 +110,7 @@ class Node:
             *(config.node_id, self._topology, directory / "maintenance.json", self._clock, trust.audit, alarms),
             self._relay.under_way,
         )
+        self.maintenance.on_change = self._pace.stir
         self._reserving = Reserving(config.node_id, self._topology, self._routing, self._adverts, alarms, self._clock)
         self._flooding = Flooding(
             *(self._adverts, self._routing, self._relay, self._store.level, self._clock, self.maintenance),
@@ -409,6 +410,7 @@ class Node:
             self._topology.adopt(topology)
             self.config = config
             problems = self._adopt_network(config, keys)
+            self._pace.stir()
             for runner in gone:
                 await asyncio.to_thread(runner.stop)
                 self._alarms.clear(runner.link)

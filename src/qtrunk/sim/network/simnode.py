@@ -115,7 +115,9 @@ class LoopWorker:
         """See Worker."""
 
 
-def node_config(topology: Topology, name: NodeId, directory: Path) -> NodeConfig:
+def node_config(
+    topology: Topology, name: NodeId, directory: Path, pool_octets_max: int = POOL_OCTETS_MAX
+) -> NodeConfig:
     """What a node of a simulation is told."""
     own = papers(name)
     return NodeConfig(
@@ -139,7 +141,7 @@ def node_config(topology: Topology, name: NodeId, directory: Path) -> NodeConfig
         certificate=str(own.credentials.certificate),
         private_key=str(own.credentials.private_key),
         ca_certificate=str(own.credentials.ca_certificate),
-        pool_octets_max=POOL_OCTETS_MAX,
+        pool_octets_max=pool_octets_max,
     )
 
 
@@ -172,6 +174,10 @@ class SimNode(Node):
     def supply(self) -> TenantSupply:
         """What the key interfaces ask."""
         return self._supply
+
+    def _check_link(self, link_config: LinkConfig, topology: Topology) -> None:
+        """A simulated box knows its nodes without certificates."""
+        topology.link(LinkId(link_config.link))
 
     def _runner(self, link: Link, role: Role, link_config: LinkConfig) -> LinkWorker[Any]:
         pool = self._store.auth_ledger(link.id, AUTH_OCTETS, link.distillation.epsilon_total)

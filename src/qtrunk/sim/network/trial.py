@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from qtrunk.base.errors import QtrunkError
-from qtrunk.base.ids import NodeId
+from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.secret import Secret
 from qtrunk.base.wire import FRAME_HEADER_OCTETS, decode
 from qtrunk.node.alarms import AlarmBoard
@@ -23,7 +23,15 @@ from qtrunk.sim.network.dice import Dice
 from qtrunk.sim.network.disk import Disk, Disks
 from qtrunk.sim.network.loop import VirtualLoop
 from qtrunk.sim.network.machine import MACHINE, Died, Machine, task_factory
-from qtrunk.sim.network.simnode import LoopWorker, MachineClock, SimNode, memory, node_config, papers
+from qtrunk.sim.network.simnode import (
+    POOL_OCTETS_MAX,
+    LoopWorker,
+    MachineClock,
+    SimNode,
+    memory,
+    node_config,
+    papers,
+)
 from qtrunk.sim.network.vendorbox import VendorBox
 from qtrunk.sim.network.weather import Stream, Weather
 from qtrunk.topology import Topology
@@ -60,8 +68,11 @@ class Site:
 class Trial:
     """A network under one seed. `run` once."""
 
-    def __init__(self, topology: Topology, dice: Dice, block_s: float = 3.0) -> None:
+    def __init__(
+        self, topology: Topology, dice: Dice, block_s: float = 3.0, pool_octets_max: int = POOL_OCTETS_MAX
+    ) -> None:
         self.topology = topology
+        self._block_s, self._pool_octets_max = block_s, pool_octets_max
         self.dice = dice
         self.loop = VirtualLoop()
         self.loop.set_task_factory(task_factory)  # type: ignore[arg-type]
@@ -76,18 +87,27 @@ class Trial:
         self.last_words: list[str] = []
         self._hash = hashlib.blake2b(digest_size=16)
         self._base = memory()
-        self.boxes = {
-            link.id: VendorBox(dice.child(f"box {link.id}"), self.loop, link.vendor, block_s)
-            for link in topology.links
-            if link.vendor is not None
-        }
-        self.sites = {node.id: self._site(node.id) for node in topology.nodes}
-        for link in topology.links:
-            secret = dice.child(f"preshared {link.id}").octets(PRESHARED_OCTETS)
-            for name in (link.alice, link.bob):
-                (self.sites[name].root / f"preshared-{link.id}").write_bytes(secret)
+        self.boxes: dict[LinkId, VendorBox] = {}
+        self.sites: dict[NodeId, Site] = {}
+        self.grow(topology)
         self.weather.on_write = self._sent
         self._hellos: dict[Stream, Hello] = {}
+
+    def grow(self, topology: Topology) -> None:
+        """The network from now on: what is new gets its place, its boxes and its pre-shared secrets. Nodes in service
+        have to `take` it, new ones to be started.
+        """
+        self.topology = self.checks.topology = topology
+        for node in topology.nodes:
+            if node.id not in self.sites:
+                self.sites[node.id] = self._site(node.id)
+        for link in topology.links:
+            if link.id in self.boxes or link.vendor is None:
+                continue
+            self.boxes[link.id] = VendorBox(self.dice.child(f"box {link.id}"), self.loop, link.vendor, self._block_s)
+            secret = self.dice.child(f"preshared {link.id}").octets(PRESHARED_OCTETS)
+            for name in (link.alice, link.bob):
+                (self.sites[name].root / f"preshared-{link.id}").write_bytes(secret)
 
     def _site(self, name: NodeId) -> Site:
         dice = self.dice.child(f"site {name}")
@@ -206,7 +226,7 @@ class Trial:
 
     async def _boot(self, site: Site, machine: Machine) -> None:
         dice = site.dice.child(f"node {site.incarnation}")
-        config = node_config(self.topology, site.name, site.root)
+        config = node_config(self.topology, site.name, site.root, self._pool_octets_max)
         worker = LoopWorker(self.loop, dice.child("consume"))
         world = World(site.clock, dice.child("random"), lambda _name: worker)
         try:
