@@ -344,6 +344,20 @@ def test_a_greedy_application_does_not_keep_others_from_their_keys(pair):
     assert pair.status(call) is Status.SUCCESS
 
 
+def test_a_peer_that_is_out_of_reach_holds_up_its_own_streams_alone(pair):
+    for number, peer in enumerate(["bob"] * 6 + ["dora"], 1):
+        pair.open("alice", peer, bytes([number]) * 16)
+        pair.open(peer, "alice", bytes([number]) * 16, source="alice")
+    pair.settle()
+    for number in range(1, 7):
+        pair.get("alice", 0, bytes([number]) * 16)
+    assert len(pair.jobs) == 4
+    call = pair.get("alice", 0, bytes([7]) * 16)
+    assert len(pair.jobs) == 5, "nothing of the four is done"
+    pair.work(place=4)
+    assert pair.status(call) is Status.SUCCESS
+
+
 # ── closing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

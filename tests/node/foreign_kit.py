@@ -231,6 +231,9 @@ class Life:
     def serve(self, service, receive) -> None:
         self.services[service] = receive
 
+    def knows(self, node) -> bool:
+        return node not in self.world.keyless
+
     def tell(self, node, service, octets) -> None:
         sender = self.node
         if service in self.world.chaos.silent:
@@ -406,6 +409,8 @@ class World:
         self.refusals: list[QtrunkError] = []
         self.given: dict[KeyId, bytes] = {}
         """What our SAEs were given."""
+        self.keyless: set[NodeId] = set()
+        """Nodes whose signatures nobody can verify."""
         self.west = West(self)
         self.lives = {node: Life(self, node) for node in self.keks}
         for link in self.topology.links:

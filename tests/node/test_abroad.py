@@ -140,6 +140,16 @@ def test_what_is_not_possible_is_refused_before_anything_is_made():
     play(script)
 
 
+def test_a_border_node_that_signs_nothing_is_no_way_out_and_that_is_said_at_once():
+    async def script(world: World) -> None:
+        world.keyless = {A}
+        with pytest.raises(RequestRefused, match="reached from node a; that has no signing key"):
+            await world.lives[C].abroad.initiate(OURS, [FAR], 1, 256)
+        assert world.made() == {}
+
+    play(script)
+
+
 def test_only_the_node_of_an_sae_and_the_border_of_a_network_have_a_say():
     async def script(world: World) -> None:
         keys = await world.ask(1)

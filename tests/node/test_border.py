@@ -69,6 +69,9 @@ class Notes:
     def serve(self, service, receive) -> None:
         self._services[self._node, service] = receive
 
+    def knows(self, node) -> bool:
+        return node not in self._services.get("keyless", ())
+
     def tell(self, node, service, octets) -> None:
         self.told += 1
         if self._lost and self._lost[0] > 0:
@@ -259,6 +262,15 @@ def test_notes_that_are_lost_are_repeated_and_silence_is_no_answer(row, monkeypa
     monkeypatch.setattr(type(clock), "monotonic_s", lambda self: setattr(self, "now_s", self.now_s + 5) or self.now_s)
     with pytest.raises(RouteUnavailable, match="node e does not say"):
         row.void(keys)
+
+
+def test_keys_for_a_node_that_signs_nothing_are_refused_at_once(row):
+    keys = fresh()
+    row.services["keyless"] = {NodeId("e")}
+    with pytest.raises(RouteUnavailable, match="node e has no signing key"):
+        row.carry(keys)
+    assert row.void(keys) == set()
+    assert not row.network.seen
 
 
 def test_only_the_border_node_of_their_network_voids_keys(row):

@@ -6,7 +6,7 @@ from typing import Any
 from qtrunk.base.ids import NodeId
 from qtrunk.control.alarms import Severity, alarm_id
 from qtrunk.control.catalogue import entry
-from qtrunk.control.networkview import Row, Shown, merged, without_shelved, worst
+from qtrunk.control.networkview import Row, Shown, is_heard, merged, without_shelved, worst
 from qtrunk.control.rootcause import Correlation
 from qtrunk.control.telemetry import AlarmTelemetry, Telemetry
 from qtrunk.topology import Topology
@@ -68,7 +68,7 @@ def documents(
 
 def summary(found: Sequence[Row]) -> dict[str, Any]:
     """Counts of what is up, by severity: all, and roots alone; what is on the shelf is counted by itself."""
-    up = [row for row in found if row.alarm.operator_state != "shelved"]
+    up = [row for row in found if is_heard(row.alarm)]
     roots = [row for row in up if row.depth == 0]
     return {
         "worst": worst(up),

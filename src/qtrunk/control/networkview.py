@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qtrunk.control.alarms import Alarm, Severity, alarm_id
+from qtrunk.control.alarms import Alarm, OperatorState, Severity, alarm_id
 from qtrunk.control.catalogue import entry
 from qtrunk.control.rootcause import Correlation, Seen, Tree, node_resource
 from qtrunk.topology import Topology
@@ -73,6 +73,11 @@ def shown(alarm: Alarm) -> Shown:
         impacted=list(alarm.impacted),
         root_causes=list(alarm.root_causes),
     )
+
+
+def is_heard(one: Shown) -> bool:
+    """Whether anybody is to hear of it: it is up, and not on the shelf."""
+    return not one.is_cleared and one.operator_state != OperatorState.SHELVED
 
 
 def merged(
@@ -189,5 +194,5 @@ def without_shelved(rows: Sequence[Row]) -> list[Row]:
 
 def worst(rows: Collection[Row]) -> str:
     """The worst severity that is up and not shelved; `cleared` where nothing is."""
-    up = [row.alarm for row in rows if not row.alarm.is_cleared and row.alarm.operator_state != "shelved"]
+    up = [row.alarm for row in rows if is_heard(row.alarm)]
     return max((Severity.of(one.severity) for one in up), default=Severity.CLEARED).name.lower()

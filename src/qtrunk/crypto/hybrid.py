@@ -207,6 +207,10 @@ class HybridEnd:
 
     # ── notes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def knows(self, node: str) -> bool:
+        """Whether what this node signs can be verified here."""
+        return node in self._verifying_keys
+
     def sign(self, *parts: str | bytes) -> bytes:
         """The own signature over a note to another node."""
         return self._signing_key.sign(_signed(_NOTE, *parts))

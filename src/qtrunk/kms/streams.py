@@ -55,8 +55,10 @@ CALLERS_PER_NODE_MAX = 4096
 """Openings at one other key manager that wait for their twin here."""
 CALLER_S = 120.0
 """An opening there that was not heard of for so long has gone."""
-MAKING_MAX = 4
-"""Requests to the supply at one time; the others wait by priority."""
+MAKING_MAX, MAKING_PER_PAIR_MAX = 64, 4
+"""Requests to the supply at one time, of all streams and of those between two SAEs; the others wait by priority. A peer
+that is out of reach keeps its requests waiting for long: it holds up its own streams alone.
+"""
 IDLE_S = 3600.0
 """An end that nobody called for so long (or for its TTL, if that is longer) is closed."""
 RESEND_MAX_S = 30.0
@@ -444,11 +446,14 @@ class Streams:
     def _start_making(self) -> None:
         """Ask the supply: for each SAE in turn, for its most important streams first."""
         self._hungry = {end for end in self._hungry if end.wanted > end.made and end.is_live}
-        busy = Counter(self._jobs[job].card.sae for job in self._making)
+        cards = [self._jobs[job].card for job in self._making]
+        busy, pairs = Counter(card.sae for card in cards), Counter((card.sae, card.peer) for card in cards)
         for end in sorted(self._hungry, key=lambda end: (busy[end.card.sae], -end.qos.priority, end.called_s)):
             count = self._demand(end)
-            if count <= 0 or len(self._making) >= MAKING_MAX:
+            pair = (end.card.sae, end.card.peer)
+            if count <= 0 or len(self._making) >= MAKING_MAX or pairs[pair] >= MAKING_PER_PAIR_MAX:
                 continue
+            pairs[pair] += 1
             keys, octets = layout(end.qos.key_chunk_size, end.limits.key_bits_max // 8)
             end.job = Batch(first=end.made, count=count, key_ids=[], hops=0)
             job = self._job(end)

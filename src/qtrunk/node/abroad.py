@@ -81,11 +81,17 @@ class Abroad:
         if self._topology.sae(target) is not None:
             return None
         network = self._topology.foreign(target)
-        if network is not None and (self._export() if network.node == self._node else self._notes) is None:
-            raise RequestRefused(
-                f"SAE {target} is in network {network.id}, which is reached from node {network.node}; "
-                f"node {self._node} has no signing key"
-            )
+        if network is None:
+            return None
+        unable = ""
+        if (self._export() if network.node == self._node else self._notes) is None:
+            unable = f"node {self._node} has no signing key"
+        elif network.node != self._node and self._notes is not None and not self._notes.knows(network.node):
+            # It would never say what became of the keys.
+            unable = f"that has no signing key that is known at node {self._node}"
+        if unable:
+            where = f"SAE {target} is in network {network.id}, which is reached from node {network.node}"
+            raise RequestRefused(f"{where}; {unable}")
         return network
 
     def stock(self, initiator: SaeId, target: SaeId, network: ForeignNetwork) -> Stock:

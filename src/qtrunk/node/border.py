@@ -12,7 +12,7 @@ A node lets keys be voided, or buried, only by a border node, and only keys of t
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Annotated, Protocol
 
 import msgspec
@@ -68,6 +68,9 @@ class NoteCarrier(Protocol):
     def serve(self, service: str, receive: Callable[[NodeId, bytes], None]) -> None:
         """Hand notes of a service to `receive`, with their sender."""
 
+    def knows(self, node: NodeId) -> bool:
+        """Whether notes of this node are believed here."""
+
     def tell(self, node: NodeId, service: str, octets: bytes) -> None:
         """Send a note; it may be lost. RouteUnavailable when there is no way at all."""
 
@@ -112,9 +115,10 @@ class NetworkInterior:
         if nodes == {self._node}:
             self._keep(key_ids, materials, initiator, targets)
             return
-        if self._notes is None:
+        unable = self._unable(nodes)
+        if unable:
             self._refused.update(key_ids)
-            raise RouteUnavailable(f"node {self._node} has no signing key: it could not take keys back elsewhere")
+            raise RouteUnavailable(f"{unable}: keys could not be taken back there")
         by_length: dict[int, list[tuple[KeyId, Secret]]] = {}
         for key_id, material in zip(key_ids, materials, strict=True):
             by_length.setdefault(len(material), []).append((key_id, material))
@@ -138,6 +142,15 @@ class NetworkInterior:
             if sae is None:
                 raise RouteUnavailable(f"SAE {target} is not known in this network")
         return {sae.node for _, sae in known if sae is not None}
+
+    def _unable(self, nodes: Collection[NodeId]) -> str:
+        """Why notes to one of these nodes lead to nothing; nothing where they do not."""
+        if self._notes is None:
+            return f"node {self._node} has no signing key"
+        for node in sorted(nodes):
+            if node != self._node and not self._notes.knows(node):
+                return f"node {node} has no signing key that is known at node {self._node}"
+        return ""
 
     def _keep(
         self, key_ids: Sequence[KeyId], materials: Sequence[Secret], initiator: SaeId, targets: Sequence[SaeId]

@@ -66,6 +66,10 @@ class Notes:
         """Hand notes of a service to `receive`, with their sender."""
         self._services[service] = receive
 
+    def knows(self, node: NodeId) -> bool:
+        """Whether a note of this node would be believed: without a signing key known here it can answer nothing."""
+        return self._hybrid.knows(node)
+
     def service(self, name: str) -> "ServiceNotes":
         """The notes of one service, as `base.ports.PeerNotes`."""
         return ServiceNotes(self, name)

@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from qtrunk.base.ports import Clock
-from qtrunk.control.alarms import Alarm, Severity
-from qtrunk.control.catalogue import entry
+from qtrunk.control.alarms import Severity
 from qtrunk.control.ietf_alarms import date_and_time
+from qtrunk.control.networkview import Shown, is_heard, shown
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.sinks.mail import Mail
 from qtrunk.node.sinks.notice import Notice, Sink, SinkError
@@ -147,24 +147,25 @@ class Dispatch:
             for name, one in entries.items()
         ]
         # What was up before this process began was told by the one before.
-        self._told = {alarm.id: _state(alarm) for alarm in board.all()}
-        for alarm in board.active():
-            for outlet in self._outlets:
-                outlet.remember(self._notice(alarm, _state(alarm)))
+        before = [shown(alarm) for alarm in board.all()]
+        self._told = {alarm.id: _state(alarm) for alarm in before}
+        for alarm in before:
+            for outlet in self._outlets if not alarm.is_cleared else ():
+                outlet.remember(self._notice(alarm))
 
     def look(self) -> None:
         """About once a second."""
         if not self._outlets:
             return
         now_s = self._clock.unix_s()
-        seen = {alarm.id: alarm for alarm in self._board.all()}
+        seen = {alarm.id: shown(alarm) for alarm in self._board.all()}
         for id_, alarm in seen.items():
             state = _state(alarm)
             if state == self._told.get(id_, "cleared") or now_s - alarm.changed_unix_s < SETTLE_S:
                 continue
             self._told[id_] = state
             for outlet in self._outlets:
-                outlet.offer(self._notice(alarm, state))
+                outlet.offer(self._notice(alarm))
         for id_ in self._told.keys() - seen.keys():
             del self._told[id_]
 
@@ -173,24 +174,23 @@ class Dispatch:
         for outlet in self._outlets:
             outlet.stop()
 
-    def _notice(self, alarm: Alarm, state: str) -> Notice:
-        row = entry(alarm.type)
+    def _notice(self, alarm: Shown) -> Notice:
         return Notice(
             network=self._network,
             node=self._node,
             id=alarm.id,
             resource=alarm.resource,
             type=alarm.type,
-            severity=state,
+            severity=_state(alarm),
             text=alarm.text,
             time=date_and_time(alarm.changed_unix_s),
-            probable_cause=row.probable_cause,
-            remedy=row.remedy,
+            probable_cause=alarm.probable_cause,
+            remedy=alarm.remedy,
             impacted=alarm.impacted,
             root_causes=alarm.root_causes,
         )
 
 
-def _state(alarm: Alarm) -> str:
+def _state(alarm: Shown) -> str:
     """As receivers know it."""
-    return "cleared" if alarm.is_cleared or alarm.is_shelved else alarm.severity
+    return alarm.severity if is_heard(alarm) else "cleared"
