@@ -156,6 +156,7 @@ saes = ["bank@ada", "shop@bert", "vault@cleo", "grid@cleo", "desk@ada"]
 length_km = 20
 loss_db = 8
 block_s = 1.0
+clock_fraction = 0.25
 """
 
 

@@ -39,6 +39,7 @@ saes = ["bank@ada", "vault@cleo"]
 length_km = 20
 loss_db = 8
 block_s = 1.0
+clock_fraction = 0.25
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import lab_kit
 import pytest
 
-LINK = "\n[link]\nlength_km = 20\nloss_db = 8\nblock_s = 1.0\n"
+LINK = "\n[link]\nlength_km = 20\nloss_db = 8\nblock_s = 1.0\nclock_fraction = 0.25\n"
 DEMANDS = "".join(
     f'[[demands]]\nbetween = ["{a}", "{b}"]\nrate_bps = 2000\n' for a, b in (("bank", "vault"), ("bank", "shop"))
 )

@@ -22,6 +22,7 @@ saes = ["a@home", "b@hill"]
 length_km = 20
 loss_db = 8
 block_s = 1.0
+clock_fraction = 0.25
 """
 PHRASE = "correct horse battery staple"
 
