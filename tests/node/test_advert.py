@@ -130,3 +130,5 @@ def test_what_nodes_said_that_are_gone_is_forgotten():
     adverts.receive(gone.note_own([level(is_usable=False)], 1, 0.0), 0.0)
     adverts.adopt(network.load('name = "n"\nlink.length_km = 1\ntrunks = [["a", "b"]]'))
     assert adverts.unusable_links(0.0) == frozenset()
+    assert not adverts.receive(gone.note_own([level()], 2, 1.0), 1.0), "nor is it heard again"
+    assert adverts.digest() == Adverts(A).digest()

@@ -83,6 +83,8 @@ class Adverts:
 
     own: NodeId
     _heard: dict[str, _Heard] = field(default_factory=dict)
+    _nodes: frozenset[str] | None = None
+    """Of the network; None: whoever speaks."""
     _digest: int = 0
     _beyond: int = -1
     """A sequence under which others have words of this node that are not its last."""
@@ -123,6 +125,9 @@ class Adverts:
             raise WireError(f"advert of {advert.node[:63]!r} lists {len(advert.windows)} windows")
         if len(advert.claims) > CLAIMS_MAX:
             raise WireError(f"advert of {advert.node[:63]!r} lists {len(advert.claims)} claims")
+        if self._nodes is not None and advert.node not in self._nodes:
+            # Of a node that is gone, or not yet known here: neighbours give it again once it is.
+            return None
         if unix_s is not None and advert.sequence > 1000 * (unix_s + AHEAD_S):
             return None
         known = self._heard.get(advert.node)
@@ -141,8 +146,8 @@ class Adverts:
         return known is not None and self._beyond >= known.advert.sequence
 
     def adopt(self, topology: Topology) -> None:
-        """The network has changed: what nodes said that are gone counts no more."""
-        nodes = {node.id for node in topology.nodes}
+        """The network, at the start and whenever it has changed: what others say than its nodes counts no more."""
+        self._nodes = nodes = frozenset(str(node.id) for node in topology.nodes)
         self._heard = {node: heard for node, heard in self._heard.items() if node in nodes}
         self._digest = 0
         for heard in self._heard.values():

@@ -184,15 +184,16 @@ class KxRunner:
 
     def send_note(self, link: LinkId, octets: bytes) -> None:
         """Hand a note to the neighbour over a link, if it is connected."""
-        channel = self._channels.get(link)
-        if channel is not None:
-            channel.send(_NOTE + octets)
+        self._send(link, _NOTE + octets)
 
     def send_clock(self, link: LinkId, octets: bytes) -> None:
         """Hand a question or an answer about the time to the neighbour over a link, if it is connected."""
+        self._send(link, _CLOCK + octets)
+
+    def _send(self, link: LinkId, octets: bytes) -> None:
         channel = self._channels.get(link)
         if channel is not None:
-            channel.send(_CLOCK + octets)
+            channel.send(octets)
 
     def _until_hello_s(self) -> float:
         """How long until the next hello, or until a neighbour has been silent for too long."""
@@ -220,7 +221,7 @@ class KxRunner:
         self._differs[link] += 1
         if self._differs[link] > 1:
             self._differs[link] = 0
-            self._channels[link].send(_KNOWN + self._adverts.known())
+            self._send(link, _KNOWN + self._adverts.known())
 
     def _receive(self, link: LinkId, octets: bytes) -> None:
         self._heard_s[link] = self._clock.monotonic_s()
@@ -238,7 +239,7 @@ class KxRunner:
             self.hear_clock(link, payload)
         elif kind == _KNOWN:
             for advert in self._adverts.missing(payload):
-                self._channels[link].send(_ADVERT + advert)
+                self._send(link, _ADVERT + advert)
         else:
             raise WireError("frame of unknown kind")
 
@@ -266,9 +267,7 @@ class KxRunner:
             match effect:
                 case kx.SendKx():
                     self._pace.stir()
-                    channel = self._channels.get(effect.link)
-                    if channel is not None:
-                        channel.send(_KX + effect.octets)
+                    self._send(effect.link, _KX + effect.octets)
                 case kx.Supplied():
                     self._answer(effect.request_id, effect)
                 case kx.Failed():

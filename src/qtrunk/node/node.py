@@ -97,6 +97,7 @@ class Node:
             directory / "store", config.node_id, kek, self._clock, self._topology.key_api.retry_window_s
         )
         self._adverts = Adverts(config.node_id)
+        self._adverts.adopt(self._topology)
         self._hybrid = end = self._hybrid_end()
         self.routes = HandedRoutes(config.node_id, self._topology, directory, alarms, self._clock)
         self._routing = Routing(config.node_id, self._topology, self.routes.prefer_now)
