@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from qtrunk.api.front import FrontContext, FrontServer
 from qtrunk.api.https import HttpsServer, Limits, PeerIdentity, server_context
 from qtrunk.base.errors import KeyExhausted, KeyNotFound, NotAuthorised, RequestRefused
 from qtrunk.base.ids import KeyId, SaeId
@@ -195,11 +196,22 @@ class RunningServer:
     """A server on a loop of its own thread."""
 
     def __init__(
-        self, handler, kme: Credentials, *, limits: Limits | None = None, minimum_version=None, uv=True, **more
+        self,
+        handler,
+        kme: Credentials,
+        *,
+        limits: Limits | None = None,
+        minimum_version=None,
+        uv=True,
+        is_front=False,
+        **more,
     ) -> None:
         arguments = (kme.certificate, kme.private_key, kme.ca_certificate)
         versions = () if minimum_version is None else (minimum_version,)
-        self.server = HttpsServer(handler, server_context(*arguments, *versions), limits, **more)
+        if is_front:
+            self.server = FrontServer(handler, FrontContext(*arguments, *versions), limits, **more)
+        else:
+            self.server = HttpsServer(handler, server_context(*arguments, *versions), limits, **more)
         self.problems: list[dict] = []
         self._loop = uvloop.new_event_loop() if uv else asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda _loop, context: self.problems.append(context))

@@ -49,7 +49,7 @@ async def nobody_is_here(_request: Request) -> Response:
 
 @pytest.fixture(scope="session")
 def shared_server(kme) -> Iterator[RunningServer]:
-    with RunningServer(nobody_is_here, kme) as running:
+    with RunningServer(nobody_is_here, kme, is_front=True) as running:
         yield running
 
 

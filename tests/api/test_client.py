@@ -197,12 +197,19 @@ def test_an_address_in_the_url_is_checked_as_well(server, alice):
         assert made.status(BOB)
 
 
-def test_a_kme_that_does_not_take_our_certificate_gives_nothing(server, kme, tmp_path, supply):
+@pytest.mark.parametrize("is_front", [False, True], ids=["https", "front"])
+def test_a_kme_that_does_not_take_our_certificate_gives_nothing(kme, tmp_path, supply, is_front):
     # asyncio hangs up without the alert that would say why, so the error can only ask.
+    problem, text = (
+        (AuthenticationFailed, "check the certificate of alice")
+        if is_front
+        else (KeyExhausted, r"the certificate of alice\?|broke")
+    )
     foreign = Pki(tmp_path / "foreign").sae("alice")
     with (
-        client(server.port, foreign, ca_certificate=kme.ca_certificate) as made,
-        pytest.raises(KeyExhausted, match=r"the certificate of alice\?|broke"),
+        RunningServer(Etsi014(supply, supply.sae_of).handle, kme, is_front=is_front) as running,
+        client(running.port, foreign, ca_certificate=kme.ca_certificate) as made,
+        pytest.raises(problem, match=text),
     ):
         made.get_keys(BOB, 1, 256)
     assert supply.allocations == 0

@@ -29,11 +29,23 @@ async def echo(request: Request) -> Response:
     return Response(200, b'{"path":"' + "/".join(request.segments).encode() + b'","body":%d}' % len(request.body))
 
 
+@pytest.fixture(params=[False, True], ids=["https", "front"], scope="module")
+def is_front(request) -> bool:
+    """All that a client can see holds for the compiled server, too."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def shared_server(kme, is_front):
+    with RunningServer(echo, kme, is_front=is_front) as running:
+        yield running
+
+
 @pytest.fixture
-def quick(kme):
+def quick(kme, is_front):
     """A server with short time-outs."""
     limits = Limits(request_s=0.3, idle_s=0.3, handshake_s=0.5, reading_s=0.5)
-    with RunningServer(echo, kme, limits=limits) as running:
+    with RunningServer(echo, kme, limits=limits, is_front=is_front) as running:
         yield running
 
 
@@ -290,9 +302,9 @@ def test_one_who_sends_an_octet_at_a_time_is_cut_off(quick, alice):
     assert time.monotonic() - begun_s < 3
 
 
-def test_a_slow_second_request_gets_no_more_time_than_the_first(kme, alice):
+def test_a_slow_second_request_gets_no_more_time_than_the_first(kme, alice, is_front):
     limits = Limits(request_s=0.3, idle_s=60)
-    with RunningServer(echo, kme, limits=limits) as running, Wire(running.port, alice) as wire:
+    with RunningServer(echo, kme, is_front=is_front, limits=limits) as running, Wire(running.port, alice) as wire:
         wire.send(b"GET /1 HTTP/1.1\r\nHost: x\r\n\r\nGET /2 HT")
         assert wire.answer().json()["path"] == "1"
         wire.sock.settimeout(5)
@@ -305,24 +317,24 @@ def test_an_idle_connection_is_closed(quick, alice):
         assert wire.is_closed()
 
 
-def test_a_request_that_takes_long_to_answer_is_not_cut_off(kme, alice):
+def test_a_request_that_takes_long_to_answer_is_not_cut_off(kme, alice, is_front):
     async def slow(_request: Request) -> Response:
         await asyncio.sleep(1.0)
         return Response(200, b"{}")
 
     with (
-        RunningServer(slow, kme, limits=Limits(request_s=0.2, idle_s=0.2)) as running,
+        RunningServer(slow, kme, is_front=is_front, limits=Limits(request_s=0.2, idle_s=0.2)) as running,
         Wire(running.port, alice) as wire,
     ):
         assert wire.ask("GET", "/").status == 200
 
 
-def test_one_who_does_not_read_is_cut_off_and_the_others_are_served(kme, alice):
+def test_one_who_does_not_read_is_cut_off_and_the_others_are_served(kme, alice, is_front):
     async def long(_request: Request) -> Response:
         return Response(200, b" " * 1_000_000)
 
     with (
-        RunningServer(long, kme, limits=Limits(reading_s=0.3)) as running,
+        RunningServer(long, kme, is_front=is_front, limits=Limits(reading_s=0.3)) as running,
         Wire(running.port, alice) as greedy,
         Wire(running.port, alice) as other,
     ):
@@ -334,8 +346,8 @@ def test_one_who_does_not_read_is_cut_off_and_the_others_are_served(kme, alice):
             time.sleep(0.01)
 
 
-def test_more_connections_than_allowed_are_closed_and_others_stay(kme, alice):
-    with RunningServer(echo, kme, limits=Limits(connections_max=2)) as running:
+def test_more_connections_than_allowed_are_closed_and_others_stay(kme, alice, is_front):
+    with RunningServer(echo, kme, is_front=is_front, limits=Limits(connections_max=2)) as running:
         with Wire(running.port, alice) as first, Wire(running.port, alice) as second:
             assert first.ask("GET", "/1").status == second.ask("GET", "/1").status == 200
             with Wire(running.port, alice) as third:
@@ -348,8 +360,8 @@ def test_more_connections_than_allowed_are_closed_and_others_stay(kme, alice):
             assert fourth.ask("GET", "/1").status == 200
 
 
-def test_one_client_cannot_take_the_connections_of_the_others(kme, alice, pki):
-    with RunningServer(echo, kme, limits=Limits(per_client_max=2)) as running:
+def test_one_client_cannot_take_the_connections_of_the_others(kme, alice, pki, is_front):
+    with RunningServer(echo, kme, is_front=is_front, limits=Limits(per_client_max=2)) as running:
         with Wire(running.port, alice) as first, Wire(running.port, alice) as second:
             assert first.ask("GET", "/1").status == second.ask("GET", "/1").status == 200
             with Wire(running.port, alice) as third:
@@ -367,10 +379,10 @@ def test_one_client_cannot_take_the_connections_of_the_others(kme, alice, pki):
 
 
 @pytest.mark.parametrize("uv", [True, False], ids=["uvloop", "asyncio"])
-def test_a_stop_answers_what_is_under_way_and_closes_the_rest(supply, kme, alice, uv):
+def test_a_stop_answers_what_is_under_way_and_closes_the_rest(supply, kme, alice, uv, is_front):
     supply.delay_s = 0.3
     with (
-        RunningServer(Etsi014(supply, supply.sae_of).handle, kme, uv=uv) as running,
+        RunningServer(Etsi014(supply, supply.sae_of).handle, kme, is_front=is_front, uv=uv) as running,
         Wire(running.port, alice) as busy,
         Wire(running.port, alice) as idle,
     ):
@@ -389,11 +401,11 @@ def test_a_stop_answers_what_is_under_way_and_closes_the_rest(supply, kme, alice
             tls_socket(running.port, alice, alice.ca_certificate)
 
 
-def test_a_stop_does_not_wait_for_ever(supply, kme, alice):
+def test_a_stop_does_not_wait_for_ever(supply, kme, alice, is_front):
     supply.delay_s = 60
     limits = Limits(stop_s=0.2)
     with (
-        RunningServer(Etsi014(supply, supply.sae_of).handle, kme, limits=limits) as running,
+        RunningServer(Etsi014(supply, supply.sae_of).handle, kme, is_front=is_front, limits=limits) as running,
         Wire(running.port, alice) as wire,
     ):
         wire.send(GET)
@@ -675,9 +687,9 @@ def test_the_example_with_curl_works(server, alice):
     assert done.stdout.count(b'"key_ID"') == 2
 
 
-def test_keys_come_over_the_plain_asyncio_loop_as_well(supply, kme, alice):
+def test_keys_come_over_the_plain_asyncio_loop_as_well(supply, kme, alice, is_front):
     with (
-        RunningServer(Etsi014(supply, supply.sae_of).handle, kme, uv=False) as running,
+        RunningServer(Etsi014(supply, supply.sae_of).handle, kme, is_front=is_front, uv=False) as running,
         Wire(running.port, alice) as wire,
     ):
         assert len(keys_of(wire.ask("POST", ENC, {"number": 8, "size": 1024}))) == 8

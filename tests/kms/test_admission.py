@@ -341,3 +341,38 @@ def test_an_sae_that_changes_hands_pays_with_its_new_tenant_and_a_tenant_that_go
     assert sorted(totals.bits.values()) == [100, 100]
     assert refused(machine, 129, LimitForbids).limit == "burst_bits"
     assert list(machine.usage()) == ["shop"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    guaranteed_bps=st.sampled_from([0, 100, 1000]),
+    burst=st.sampled_from([None, (1000, 2560), (1000, 9000)]),
+    quota=st.sampled_from([None, 5120, 20_000]),
+    level_bits=st.sampled_from([1e4, 1e5, 1e6]),
+    spent=st.integers(0, 12),
+    count=st.integers(1, 20),
+)
+def test_requests_admitted_together_are_those_that_would_be_one_by_one(
+    guaranteed_bps, burst, quota, level_bits, spent, count
+):
+    """Together: all or none; what is left then is what one by one would have left, but for what is counted ahead."""
+    fields = {"guaranteed_bps": guaranteed_bps, "quota_bits_per_day": quota, "priority": 4}
+    if burst is not None:
+        fields |= {"burst_bps": burst[0], "burst_bits": burst[1]}
+    together, apart = admission(tenant(**fields)), admission(tenant(**fields))
+    for machine in (together, apart):
+        machine.tenant(BOB)
+        for _ in range(max(1, spent)):
+            try:
+                machine.admit(ANN, [BOB], 256, [stock(level_bits=level_bits)])
+            except (LimitReached, LimitForbids):
+                break
+    before = together.usage()
+    found = together.admit_same(ANN, BOB, 256, count, stock(level_bits=level_bits))
+    if found is None:
+        assert together.usage() == before
+        return
+    for number in range(count):
+        # Keys that are given are in the pool no more.
+        assert apart.admit(ANN, [BOB], 256, [stock(level_bits=level_bits - 256 * number)]) == found
+    assert together.usage() == apart.usage()

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from qtrunk.base.errors import KeyExhausted, NotAuthorised, RequestRefused, RouteUnavailable
+from qtrunk.base.errors import KeyExhausted, NotAuthorised, RequestRefused, RouteUnavailable, StoreError
 from qtrunk.base.ids import KeyId, SaeId
-from qtrunk.base.ports import Quality, Stock, SuppliedKey, SupplyStatus
+from qtrunk.base.ports import Quality, Stock, SuppliedKey, SuppliedKeys, SupplyStatus
 from qtrunk.base.secret import Secret
 from qtrunk.cli import show
 from qtrunk.cli.tenants import tenant_table, tenants_of
@@ -47,6 +47,7 @@ class Store:
     def __init__(self, clock):
         self.clock, self.error, self.bits = clock, None, 0
         self.level_keys = 1000
+        self.is_empty = False
 
     def status(self, initiator, target):
         if initiator not in (BANK, GUEST):
@@ -72,6 +73,12 @@ class Store:
             raise self.error
         self.bits += number * key_bits
         return [SuppliedKey(key_id=KeyId(str(n)), material=Secret(bytes(key_bits // 8))) for n in range(number)]
+
+    async def initiate_same(self, initiator, target, number, key_bits, count):
+        if self.is_empty:
+            return None
+        await self.initiate(initiator, [target], number * count, key_bits)
+        return SuppliedKeys(bytes(16 * number * count), Secret(bytes(number * count * key_bits // 8)), key_bits // 8)
 
     async def collect(self, target, initiator, key_ids, request_id=None):
         return [SuppliedKey(key_id=key_id, material=Secret(bytes(32))) for key_id in key_ids]
@@ -123,6 +130,57 @@ def test_a_limit_refuses_before_any_key_is_made(world):
         ask(supply, 10)
     assert store.bits == 2560
     assert shown(supply)["quality_of_service"]["refusals"] == {"burst_bits": 1, "burst_bps": 1}
+
+
+def ask_same(supply, count, number=1):
+    return asyncio.run(supply.initiate_same(BANK, VAULT, number, 256, count))
+
+
+def test_requests_that_come_together_cost_and_count_as_one_by_one(world, tmp_path):
+    supply, _, _ = world
+    assert len(ask_same(supply, 4, 2)) == 8
+    alone_clock = Clock()
+    alone = TenantSupply(Store(alone_clock), TOPOLOGY, TotalsFile(tmp_path / "alone.db"), alone_clock, supply._stock_of)
+    for _ in range(4):
+        ask(alone, 2)
+    together, apart = shown(supply), shown(alone)
+    for entry in (together, apart):
+        # They differ in when the answers were there, and by that in what flowed in meanwhile.
+        for name in ("supply_rate_bps", "response_time_s", "delay_variation_s"):
+            del entry["quality_of_service"][name]
+        for name in ("guaranteed_bits", "burst_bits"):
+            assert entry["usage"].pop(name) == pytest.approx(2560 - 8 * 256, abs=13)
+        for pool in entry["pools"]:
+            for name in ("demand_bps", "time_to_empty_s", "time_to_full_s"):
+                del pool[name]
+    assert together == apart
+    assert together["quality_of_service"]["answers"] == 4
+    assert together["usage"]["used_bits_today"] == 2048
+    alone.close()
+
+
+def test_what_cannot_all_be_answered_together_changes_nothing(world):
+    supply, store, _ = world
+    before = shown(supply)["usage"]
+    assert ask_same(supply, 11) is None
+    store.is_empty = True
+    assert ask_same(supply, 2) is None
+    assert shown(supply)["usage"] == before or before is None
+    assert store.bits == 0
+    assert shown(supply)["quality_of_service"]["refusals"] == {}
+    store.is_empty = False
+    # Nothing of the burst was spent.
+    assert len(ask_same(supply, 10)) == 10
+
+
+def test_together_they_are_refused_where_nothing_can_be_recorded_and_nobody_pays(world):
+    supply, store, _ = world
+    store.error = StoreError("no space")
+    with pytest.raises(StoreError):
+        ask_same(supply, 3)
+    assert shown(supply)["quality_of_service"]["refusals"] == {"fault": 3}
+    store.error = None
+    assert len(ask_same(supply, 10)) == 10
 
 
 def test_names_of_foreign_saes_that_nobody_counts_are_not_kept_for_ever(tmp_path, monkeypatch):

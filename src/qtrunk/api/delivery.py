@@ -78,27 +78,39 @@ class KeyDelivery(ABC):
     async def handle(self, request: Request) -> Response:
         """Answer one request."""
         try:
-            caller = self._sae_of(request.identity)
-            if caller is None:
-                raise NotAuthorised("the certificate names no SAE of this KME")
-            return await self._answer(caller, request)
-        except NotAuthorised as problem:
-            log.warning("014: refused %s: %s", request.identity.candidates[:1], problem)
-            return error(401, "this SAE is not authorised for this request")
-        except KeyNotFound as problem:
-            log.info("014: %s", problem)
-            return error(self._settings.not_found_status, KEYS_NOT_FOUND)
-        except _ExtensionRefusedError as problem:
-            return error(400, str(problem), details=problem.details)
-        except RequestRefused as problem:
-            return error(400, str(problem))
-        except KeyExhausted as problem:
-            return error(503, str(problem), {"Retry-After": str(max(1, problem.retry_after_s))})
-        except RouteUnavailable as problem:
-            return error(503, str(problem), {"Retry-After": "5"})
+            return await self._answer(self.caller(request.identity), request)
         except QtrunkError as problem:
-            log.error("014: %s", problem)  # noqa: TRY400 (the text says it all; a trace could hold key)
-            return error(503, "the key manager cannot record keys now; nothing was given out", {"Retry-After": "5"})
+            return self.refusal(request.identity, problem)
+
+    def caller(self, identity: PeerIdentity) -> SaeId:
+        """The SAE that asks; NotAuthorised: none of ours."""
+        caller = self._sae_of(identity)
+        if caller is None:
+            raise NotAuthorised("the certificate names no SAE of this KME")
+        return caller
+
+    def refusal(self, identity: PeerIdentity, problem: QtrunkError) -> Response:
+        """The answer to a request that ended so."""
+        match problem:
+            case NotAuthorised():
+                log.warning("014: refused %s: %s", identity.candidates[:1], problem)
+                return error(401, "this SAE is not authorised for this request")
+            case KeyNotFound():
+                log.info("014: %s", problem)
+                return error(self._settings.not_found_status, KEYS_NOT_FOUND)
+            case _ExtensionRefusedError():
+                return error(400, str(problem), details=problem.details)
+            case RequestRefused():
+                return error(400, str(problem))
+            case KeyExhausted():
+                return error(503, str(problem), {"Retry-After": str(max(1, problem.retry_after_s))})
+            case RouteUnavailable():
+                return error(503, str(problem), {"Retry-After": "5"})
+            case _:
+                # The text says it all; a trace could hold key.
+                log.error("014: %s", problem)
+                text = "the key manager cannot record keys now; nothing was given out"
+                return error(503, text, {"Retry-After": "5"})
 
     @abstractmethod
     async def _answer(self, caller: SaeId, request: Request) -> Response:
@@ -132,6 +144,21 @@ class KeyDelivery(ABC):
         request: Request,
     ) -> Response:
         """Fresh keys in a container."""
+        targets, number, size = self.checked(caller, target, number, size, additional)
+        try:
+            if self._settings.retry_window_s:
+                keys = await self._supply.initiate(caller, targets, number, size, request_id=_request_id(request))
+            else:
+                keys = await self._supply.initiate(caller, targets, number, size)
+        except KeyNotFound as problem:
+            # The standard's message for an unknown key ID would puzzle a caller that named none.
+            raise KeyExhausted(f"the keys were given up before they were ready: {problem}") from problem
+        return container(keys)
+
+    def checked(
+        self, caller: SaeId, target: SaeId, number: float | None, size: float | None, additional: Sequence[str] | None
+    ) -> tuple[list[SaeId], int, int]:
+        """Targets, number of keys and bits of each that a request for fresh keys means; else what is wrong with it."""
         limits = self._limits_of(caller, target)
         number = 1 if number is None else _whole("number", number)
         size = limits.key_bits if size is None else _whole("size", size)
@@ -148,18 +175,17 @@ class KeyDelivery(ABC):
             raise RequestRefused(f"{self.target_word} SAE IDs: the calling SAE cannot be its own {self.target_word}")
         if len(set(targets)) != len(targets):
             raise RequestRefused(f"additional_{self.target_word}_SAE_IDs: each {self.target_word} SAE once")
-        try:
-            if self._settings.retry_window_s:
-                keys = await self._supply.initiate(caller, targets, number, size, request_id=_request_id(request))
-            else:
-                keys = await self._supply.initiate(caller, targets, number, size)
-        except KeyNotFound as problem:
-            # The standard's message for an unknown key ID would puzzle a caller that named none.
-            raise KeyExhausted(f"the keys were given up before they were ready: {problem}") from problem
-        return _container(keys)
+        return targets, number, size
 
     async def collect(self, caller: SaeId, initiator: SaeId, key_ids: Sequence[str], request: Request) -> Response:
         """The keys of these IDs in a container."""
+        wanted = self.checked_ids(caller, initiator, key_ids)
+        if self._settings.retry_window_s:
+            return container(await self._supply.collect(caller, initiator, wanted, request_id=_request_id(request)))
+        return container(await self._supply.collect(caller, initiator, wanted))
+
+    def checked_ids(self, caller: SaeId, initiator: SaeId, key_ids: Sequence[str]) -> list[KeyId]:
+        """The IDs that a request for known keys names; RequestRefused where something is wrong with it."""
         if not 1 <= len(key_ids) <= KEY_IDS_MAX:
             raise RequestRefused(f"key_IDs: from 1 to {KEY_IDS_MAX}")
         wanted: list[KeyId] = [parse_key_id(key_id) for key_id in key_ids]
@@ -168,9 +194,7 @@ class KeyDelivery(ABC):
             raise RequestRefused(f"{word} SAE ID: the calling SAE cannot be its own {word}")
         if len(set(wanted)) != len(wanted):
             raise RequestRefused("key_IDs: each key once")
-        if self._settings.retry_window_s:
-            return _container(await self._supply.collect(caller, initiator, wanted, request_id=_request_id(request)))
-        return _container(await self._supply.collect(caller, initiator, wanted))
+        return wanted
 
     def _additional(self, names: Sequence[str], limits: SupplyStatus) -> list[SaeId]:
         member = f"additional_{self.target_word}_SAE_IDs"
@@ -244,7 +268,7 @@ _CONTAINER_OCTETS, _ENTRY_OCTETS = 16, 72
 _ENCODER = msgspec.json.Encoder()
 
 
-def _container(keys: Sequence[SuppliedKey]) -> Response:
+def container(keys: Sequence[SuppliedKey]) -> Response:
     """A key container, built in one buffer that is wiped after sending; the keys' own octets are wiped here."""
     if isinstance(keys, SuppliedKeys):
         with keys.material.reveal() as material:

@@ -49,14 +49,14 @@ class Etsi014(KeyDelivery):
             case ("api", "v1", "keys", other, "enc_keys"):
                 self.only(request, "GET", "POST")
                 slave = parse_sae_id(other)
-                wanted = _key_request(request)
+                wanted = key_request(request)
                 refuse_mandatory_extensions(wanted.extension_mandatory, wanted.extension_optional)
                 return await self.initiate(
                     caller, slave, wanted.number, wanted.size, wanted.additional_slave_SAE_IDs, request
                 )
             case ("api", "v1", "keys", other, "dec_keys"):
                 self.only(request, "GET", "POST")
-                return await self.collect(caller, parse_sae_id(other), _key_ids(request), request)
+                return await self.collect(caller, parse_sae_id(other), key_ids(request), request)
             case ("api", "v1", "keys", other, "status"):
                 self.only(request, "GET")
                 known_parameters(request)
@@ -87,7 +87,8 @@ class Etsi014(KeyDelivery):
         )
 
 
-def _key_request(request: Request) -> KeyRequest:
+def key_request(request: Request) -> KeyRequest:
+    """What a request for fresh keys says; RequestRefused."""
     if request.method == "POST":
         known_parameters(request)
         return decode(request.body, _KEY_REQUEST)
@@ -95,7 +96,8 @@ def _key_request(request: Request) -> KeyRequest:
     return KeyRequest(number=_integer(request, "number"), size=_integer(request, "size"))
 
 
-def _key_ids(request: Request) -> list[str]:
+def key_ids(request: Request) -> list[str]:
+    """The key IDs that a request names; RequestRefused."""
     if request.method == "GET":
         known_parameters(request, "key_ID")
         if "key_ID" not in request.query:

@@ -106,9 +106,14 @@ class Etsi014V2(KeyDelivery):
         )
 
 
-def key_api(supply: KeySupply, sae_of: Callable[[PeerIdentity], SaeId | None], settings: KeyApi) -> Handler:
+def key_api(
+    supply: KeySupply,
+    sae_of: Callable[[PeerIdentity], SaeId | None],
+    settings: KeyApi,
+    edition1: Etsi014 | None = None,
+) -> Handler:
     """The handler of a node's key interface: Edition 1, and Edition 2 beside it where it is switched on."""
-    edition1 = Etsi014(supply, sae_of, settings)
+    edition1 = edition1 or Etsi014(supply, sae_of, settings)
     if not settings.edition2:
         return edition1.handle
     edition2 = Etsi014V2(supply, sae_of, settings)

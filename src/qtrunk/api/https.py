@@ -130,8 +130,7 @@ class HttpsServer:
         self.connections: set[_Connection] = set()
         self.by_client: Counter[str] = Counter()
         """Connections by the certificate's fingerprint."""
-        self.paths: dict[bytes, tuple[str, ...]] = {}
-        """Paths that were asked for lately, split and decoded: clients ask for the same few again and again."""
+        self.targets = Targets()
         self.common_head = _common_head(time.time())
         """The headers that every answer has; made anew once a second, for the date."""
         self._context = context
@@ -388,29 +387,13 @@ class _Connection(asyncio.Protocol):
         return _RefusedError(f"body: at most {self._limits.body_octets_max} octets")
 
     def _request(self, method: str, identity: PeerIdentity) -> Request | Response:
-        path, _, query = self._target.partition(b"?")
-        segments = self._server.paths.get(path)
         try:
-            if segments is None or b"#" in query:
-                segments, query = self._parsed(path)
-            parameters = _query(query) if query else {}
-        except UnicodeDecodeError:
-            return self._server.refusal(400, "request target: UTF-8 is needed", {})
-        except (httptools.HttpParserInvalidURLError, ValueError) as problem:
-            return self._server.refusal(400, f"request target: {problem}", {})
+            segments, parameters = self._server.targets.read(self._target)
+        except ValueError as problem:
+            return self._server.refusal(400, str(problem), {})
         return Request(
             method, segments, parameters, bytes(self._body), identity, self._target, self._request_id, self._headers
         )
-
-    def _parsed(self, plain_path: bytes) -> tuple[tuple[str, ...], bytes]:
-        """The target's segments and query, by the book; the segments are kept where the path is all before the `?`."""
-        url = httptools.parse_url(self._target)
-        segments = tuple(_decoded(part) for part in (url.path or b"").split(b"/")[1:])
-        if url.path == plain_path and len(plain_path) <= KEPT_PATH_OCTETS_MAX:
-            if len(self._server.paths) >= KEPT_PATHS_MAX:
-                self._server.paths.clear()
-            self._server.paths[plain_path] = segments
-        return segments, url.query or b""
 
     # ── answers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -539,6 +522,37 @@ class _Connection(asyncio.Protocol):
 
 class _RefusedError(Exception):
     """A request over a limit."""
+
+
+class Targets:
+    """Request targets, read. Paths that were asked for lately are kept, split and decoded: clients ask for the same few
+    again and again."""
+
+    def __init__(self) -> None:
+        self._paths: dict[bytes, tuple[str, ...]] = {}
+
+    def read(self, target: bytes) -> tuple[tuple[str, ...], dict[str, str]]:
+        """The path's parts and the query's parameters; ValueError, which says what is wrong."""
+        path, _, query = target.partition(b"?")
+        segments = self._paths.get(path)
+        try:
+            if segments is None or b"#" in query:
+                segments, query = self._parsed(target, path)
+            return segments, _query(query) if query else {}
+        except UnicodeDecodeError:
+            raise ValueError("request target: UTF-8 is needed") from None
+        except (httptools.HttpParserInvalidURLError, ValueError) as problem:
+            raise ValueError(f"request target: {problem}") from problem
+
+    def _parsed(self, target: bytes, plain_path: bytes) -> tuple[tuple[str, ...], bytes]:
+        """The target's segments and query, by the book; the segments are kept where the path is all before the `?`."""
+        url = httptools.parse_url(target)
+        segments = tuple(_decoded(part) for part in (url.path or b"").split(b"/")[1:])
+        if url.path == plain_path and len(plain_path) <= KEPT_PATH_OCTETS_MAX:
+            if len(self._paths) >= KEPT_PATHS_MAX:
+                self._paths.clear()
+            self._paths[plain_path] = segments
+        return segments, url.query or b""
 
 
 def _common_head(now_unix_s: float) -> bytes:

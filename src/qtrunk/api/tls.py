@@ -10,6 +10,7 @@ import hashlib
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -38,6 +39,16 @@ class PeerIdentity:
     claims: tuple[tuple[str, ...], ...] = ()
     """Whom the certificate may stand for, in the written form of `base.ids.parse_identity`, in ranks: any name of a
     rank counts before all of the next. A role name is a rank of its own and the only one: `sae:ID`, or nothing."""
+
+
+class Renewed(Protocol):
+    """A TLS context, of `ssl` or `api.front`, that gets another certificate or one more CA while it is in use."""
+
+    def load_cert_chain(self, certfile: Path, keyfile: str) -> None:
+        """Show this certificate on new connections."""
+
+    def load_verify_locations(self, *, cadata: str) -> None:
+        """Believe this CA, in PEM, too; its certificate is in the file of CAs already."""
 
 
 def server_context(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, overload
 from uuid import UUID
 
+from qtrunk.base.errors import QtrunkError
 from qtrunk.base.ids import KeyId, NodeId, SaeId
 from qtrunk.base.secret import Secret
 
@@ -49,6 +50,20 @@ class SuppliedKeys(Sequence[SuppliedKey]):
         self.ids = ids
         self.material = material
         self.key_octets = key_octets
+
+    @classmethod
+    def of(cls, keys: Sequence[SuppliedKey]) -> "SuppliedKeys":
+        """The same keys, of one size, in one piece; their own octets are wiped."""
+        if isinstance(keys, SuppliedKeys):
+            return keys
+        size = len(keys[0].material)
+        whole = Secret(bytes(size * len(keys)))
+        with whole.fill() as octets:
+            for place, key in enumerate(keys):
+                with key.material.reveal() as part:
+                    octets[place * size : (place + 1) * size] = part
+                key.material.wipe()
+        return SuppliedKeys(b"".join(bytes.fromhex(key.key_id.replace("-", "")) for key in keys), whole, size)
 
     def __len__(self) -> int:
         return len(self.ids) // 16
@@ -148,6 +163,27 @@ class KeySupply(Protocol):
         the same `request_id` within the retry window.
 
         Raises NotAuthorised, KeyNotFound.
+        """
+
+
+class LotSupply(KeySupply, Protocol):
+    """A supply that answers requests together that came together, each as it would by itself."""
+
+    async def initiate_same(
+        self, initiator: SaeId, target: SaeId, number: int, key_bits: int, count: int
+    ) -> SuppliedKeys | None:
+        """Fresh keys for `count` requests for `number` keys each, one behind the other.
+
+        None, and nothing has changed, where they must be answered one by one: some of them might be refused. Raises
+        StoreError where the keys cannot be recorded: then none of the requests gets any.
+        """
+
+    async def collect_each(
+        self, target: SaeId, initiator: SaeId, wanted: Sequence[Sequence[KeyId]]
+    ) -> list[Sequence[SuppliedKey] | QtrunkError | None]:
+        """For each of several `collect`: its keys, or why it gets none; None: ask by itself, nothing has happened.
+
+        Raises StoreError where the keys cannot be recorded: then none gets any.
         """
 
 

@@ -6,7 +6,8 @@ admitted however short key is. The rest needs a pool that is full enough for the
 is left to others.
 
 Quotas are counted ahead: the durable total is raised by some requests' worth before the first of them, so that few
-requests wait for the disk and a crash can only make the tenant's quota smaller, by `LEASE_SHARE` of it or one request.
+requests wait for the disk and a crash can only make the tenant's quota smaller, by `LEASE_SHARE` of it or one request
+(or the requests that were admitted together).
 
 Errors: LimitReached (KeyExhausted: the same request may do later, and when), LimitForbids (RequestRefused: it never
 will under this configuration), StoreError (the quota cannot be recorded, so nothing is given).
@@ -140,6 +141,20 @@ class Admission:
         if tenant.burst_bps is not None:
             account.peak_bits -= charge
         return is_guaranteed
+
+    def admit_same(self, initiator: SaeId, target: SaeId, bits: int, count: int, stock: Stock) -> bool | None:
+        """As so many times `admit`, for requests that came together.
+
+        None, and nothing has changed, where some of them might be refused, or paid for otherwise than the rest.
+        """
+        account = self._by_sae.get(initiator) or self._account(initiator)
+        self._fill(account, self._clock.monotonic_s())
+        if bits <= account.guaranteed_bits < bits * count:
+            return None
+        try:
+            return self.admit(initiator, [target], bits * count, [stock])
+        except (LimitReached, LimitForbids):
+            return None
 
     def give_back(self, initiator: SaeId, target_count: int, bits: int, *, is_guaranteed: bool) -> None:
         """Undo an admission whose keys could not be supplied: nobody has them, so nobody pays."""

@@ -5,6 +5,7 @@ one fails, all that waits fails with it, and their keys are written down as lost
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from qtrunk.base.errors import StoreError
@@ -22,6 +23,8 @@ class GroupCommit:
         self._flushing: list[asyncio.Future[None]] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._is_flushing = False
+        self.is_handed: Callable[[], bool] = lambda: True
+        """Whether the answers that were given to the server so far have left it."""
 
     def durable(self) -> "asyncio.Future[None] | None":
         """None when all that was written down is on the disk; else a future for that, which may end with StoreError.
@@ -63,7 +66,8 @@ class GroupCommit:
         self._is_flushing = False
         if error is None:
             # The answers of the flush before this one have been handed to the network meanwhile.
-            self._pools.note_answered(self._before)
+            if self.is_handed():
+                self._pools.note_answered(self._before)
             for one in self._flushing:
                 if not one.done():
                     one.set_result(None)

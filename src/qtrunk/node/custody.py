@@ -31,6 +31,7 @@ from qtrunk.api.alarms import alarms_handlers
 from qtrunk.api.approvals import Operation, Parameters
 from qtrunk.api.https import Request, Response, error
 from qtrunk.api.roles import Operator
+from qtrunk.api.tls import Renewed
 from qtrunk.base.errors import (
     AuthenticationFailed,
     ConfigError,
@@ -100,7 +101,7 @@ class Custody:
             contact = contact_of(config.enclosure)
             self._enclosure = TamperWatch(contact, self._alarms, clock, Path(config.directory), self._note_opening)
         context = https.server_context(Path(config.certificate), Path(config.private_key), Path(config.ca_certificate))
-        self._contexts = [context]
+        self._contexts: list[Renewed] = [context]
         operators = Admin(
             self.status,
             lambda key_id: self._in_service().receipt(key_id),

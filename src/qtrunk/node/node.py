@@ -12,7 +12,11 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
 from qtrunk.api import etsi014v2, https, skip
+from qtrunk.api.etsi014 import Etsi014
+from qtrunk.api.front import FrontContext, FrontServer
 from qtrunk.api.identity import SaeRegistry
+from qtrunk.api.lots import KeyLots
+from qtrunk.api.tls import Renewed
 from qtrunk.base.errors import ConfigError, StoreError
 from qtrunk.base.ids import KeyId, LinkId, SaeId
 from qtrunk.base.secret import Secret
@@ -172,12 +176,20 @@ class Node:
         server_context = node_context(*credentials, server=True)
         self._server = InterNodeServer(config.node, server_context, self._trust.is_revoked)
         api_context = https.server_context(*credentials)
-        self.contexts = [self._dial_context, server_context, api_context]
+        self.contexts: list[Renewed] = [self._dial_context, server_context, api_context]
         """For renewed certificates and added CAs."""
         settings = self._topology.key_api
         self._registry = self._own_saes()
-        key_api = etsi014v2.key_api(self._supply, self._sae_of, settings)
-        self._key_api = https.HttpsServer(self._trust.guarded(key_api), api_context, is_revoked=self._trust.is_revoked)
+        key_context = FrontContext(*credentials)
+        self.contexts.append(key_context)
+        edition1 = Etsi014(self._supply, self._sae_of, settings)
+        self._key_api = FrontServer(
+            self._trust.guarded(etsi014v2.key_api(self._supply, self._sae_of, settings, edition1)),
+            key_context,
+            is_revoked=self._trust.is_revoked,
+            lots=KeyLots(edition1, self._supply, self._trust.may_answer),
+        )
+        self._commit.is_handed = self._key_api.is_handed
         if settings.loopback_test:
             self._alarms.raise_alarm(
                 "key-api",

@@ -6,9 +6,9 @@ Answers `base.ports.KeySupply` for the key interfaces, out of the store (keys he
 
 from collections.abc import Sequence
 
-from qtrunk.base.errors import KeyExhausted, NotAuthorised, RequestRefused
+from qtrunk.base.errors import KeyExhausted, KeyNotFound, NotAuthorised, QtrunkError, RequestRefused, StoreError
 from qtrunk.base.ids import KeyId, NodeId, SaeId
-from qtrunk.base.ports import Quality, Stock, SuppliedKey, SupplyStatus
+from qtrunk.base.ports import Quality, Stock, SuppliedKey, SuppliedKeys, SupplyStatus
 from qtrunk.kms.consume import NO_MARK
 from qtrunk.kms.store import KeyStore
 from qtrunk.node.abroad import Abroad
@@ -137,6 +137,38 @@ class Supply:
             keys = found
         await self._recorded()
         return keys
+
+    async def initiate_same(
+        self, initiator: SaeId, target: SaeId, number: int, key_bits: int, count: int
+    ) -> SuppliedKeys | None:
+        """See `base.ports.LotSupply`: out of a pool, in one run and on one record, or not at all."""
+        self._check_own(initiator)
+        if self._abroad.network(target) or self._node_of(target) == self._node:
+            return None
+        try:
+            keys = self._store.pools.take(initiator, target, count * number, key_bits // 8)
+        except (KeyExhausted, KeyNotFound):
+            return None
+        self._ahead.note(initiator, target, count * number * (key_bits // 8))
+        await self._recorded()
+        return SuppliedKeys.of(keys)
+
+    async def collect_each(
+        self, target: SaeId, initiator: SaeId, wanted: Sequence[Sequence[KeyId]]
+    ) -> list[Sequence[SuppliedKey] | QtrunkError | None]:
+        """See `base.ports.LotSupply`: what is of pools, with one wait for the disk."""
+        self._check_own(target)
+        found: list[Sequence[SuppliedKey] | QtrunkError | None] = []
+        for key_ids in wanted:
+            try:
+                keys, strange = self._store.pools.redeem(target, initiator, key_ids)
+                found.append(None if strange else keys)
+            except StoreError:
+                raise
+            except QtrunkError as refused:
+                found.append(refused)
+        await self._recorded()
+        return found
 
     async def _recorded(self) -> None:
         """Nothing goes out before it is on the disk."""

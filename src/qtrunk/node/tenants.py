@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import isfinite
 
-from qtrunk.base.errors import QtrunkError, RouteUnavailable
+from qtrunk.base.errors import KeyExhausted, QtrunkError, RouteUnavailable
 from qtrunk.base.ids import KeyId, SaeId
-from qtrunk.base.ports import Clock, KeySupply, Stock, SuppliedKey, SupplyStatus
+from qtrunk.base.ports import Clock, LotSupply, Stock, SuppliedKey, SuppliedKeys, SupplyStatus
 from qtrunk.kms.admission import KEPT_SAES_MAX, Admission
 from qtrunk.kms.applications import Applications
 from qtrunk.kms.quality_of_service import Figures, reason_of
@@ -28,7 +28,7 @@ class TenantSupply:
 
     def __init__(
         self,
-        supply: KeySupply,
+        supply: LotSupply,
         topology: Topology,
         totals: TotalsFile,
         clock: Clock,
@@ -106,6 +106,51 @@ class TenantSupply:
     ) -> Sequence[SuppliedKey]:
         """Keys that `initiator` was given, for their target; each once."""
         return await self._supply.collect(target, initiator, key_ids, request_id=request_id)
+
+    async def initiate_same(
+        self, initiator: SaeId, target: SaeId, number: int, key_bits: int, count: int
+    ) -> SuppliedKeys | None:
+        """See `base.ports.LotSupply`: charged and counted as so many requests."""
+        came_s = self._clock.monotonic_s()
+        bits = count * number * key_bits
+        figures = self._figures_of(self._admission.tenant(initiator), came_s)
+        stock = self._stock_of(initiator, target)
+        try:
+            self._applications.take(initiator, [target], bits, came_s)
+        except KeyExhausted:
+            return None
+
+        def undo(*, is_guaranteed: bool | None) -> None:
+            self._applications.give_back(initiator, [target], bits)
+            if is_guaranteed is not None:
+                self._admission.give_back(initiator, 1, bits, is_guaranteed=is_guaranteed)
+
+        is_guaranteed = None
+        try:
+            is_guaranteed = self._admission.admit_same(initiator, target, number * key_bits, count, stock)
+            if is_guaranteed is None:
+                undo(is_guaranteed=None)
+                return None
+            keys = await self._supply.initiate_same(initiator, target, number, key_bits, count)
+        except QtrunkError as error:
+            undo(is_guaranteed=is_guaranteed)
+            for _ in range(count):
+                figures.refused(reason_of(error))
+            raise
+        if keys is None:
+            undo(is_guaranteed=is_guaranteed)
+            return None
+        now_s = self._clock.monotonic_s()
+        self._demand_of(initiator, target, came_s).note(bits, came_s)
+        for _ in range(count):
+            figures.supplied(now_s - came_s, number, number * key_bits, now_s)
+        return keys
+
+    async def collect_each(
+        self, target: SaeId, initiator: SaeId, wanted: Sequence[Sequence[KeyId]]
+    ) -> list[Sequence[SuppliedKey] | QtrunkError | None]:
+        """See `base.ports.LotSupply`."""
+        return await self._supply.collect_each(target, initiator, wanted)
 
     def demands(self) -> dict[tuple[SaeId, SaeId], float]:
         """What each pair of SAEs asks for now, bit/s."""

@@ -11,7 +11,6 @@ Operations that need two persons here: `add-ca`, `add-verifying-key`, and what t
 
 import asyncio
 import datetime as dt
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from qtrunk.api.admin import AdminHandler
 from qtrunk.api.approvals import Operation, Parameters, approvals_handler, audit_handler
 from qtrunk.api.https import Handler, Request, Response, error
 from qtrunk.api.roles import Operator
-from qtrunk.api.tls import PeerIdentity
+from qtrunk.api.tls import PeerIdentity, Renewed
 from qtrunk.base.errors import RequestRefused, StoreError
 from qtrunk.base.ids import LinkId
 from qtrunk.base.ports import Clock, Random
@@ -60,7 +59,7 @@ class Trust:
         self._certificate = Path(config.certificate)
         self._ca_certificate = Path(config.ca_certificate)
         self._refusals = Refusals(clock, alarms)
-        self._contexts: list[ssl.SSLContext] = []
+        self._contexts: list[Renewed] = []
         path = None if config.revocation_list is None else Path(config.revocation_list)
         self._registry = Registry(path, self._ca_certificate, clock)
         self.audit = AuditLog(directory / "audit", clock)
@@ -105,6 +104,10 @@ class Trust:
 
         return handle
 
+    def may_answer(self) -> bool:
+        """Whether key may be given out at all: what cannot be audited is not done."""
+        return self.audit.problem is None
+
     def handlers(self) -> dict[str, AdminHandler]:
         """What it answers on the administration interface."""
         return {
@@ -119,7 +122,7 @@ class Trust:
 
     # ── watching ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def keep_watching(self, contexts: list[ssl.SSLContext]) -> None:
+    async def keep_watching(self, contexts: list[Renewed]) -> None:
         """For ever; `contexts` get a renewed certificate and an added CA."""
         self._contexts = contexts
         while True:
