@@ -203,7 +203,10 @@ void Server::accept_all(int listener) {
     for (int i = 0; i < ACCEPTS; ++i) {
         const int fd = accept4(listener, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd < 0) {
-            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) paused_until_s_ = now_s_ + PAUSE_S;
+            if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+                paused_until_s_ = now_s_ + PAUSE_S;
+                return drop_oldest_handshake();
+            }
             if (errno == ECONNABORTED || errno == EINTR) continue;
             return;
         }
@@ -315,6 +318,10 @@ double Server::period_s() const {
 void Server::sweep(double now_s) {
     if (now_s - swept_s_ < period_s()) return;
     swept_s_ = now_s;
+    for (; !shaking_.empty(); shaking_.pop_front()) {
+        const Connection* oldest = find(shaking_.front());
+        if (oldest && oldest->state == Connection::State::shaking) break;
+    }
     for (const auto& place : connections_) {
         if (!place) continue;
         Connection& one = *place;

@@ -175,12 +175,16 @@ class FrontServer:
 
     def _take(self) -> None:
         for kind, tokens, *more in self._front.take():
-            if kind == "requests":
-                self._asked(tokens, *more)
-            elif kind == "peer":
-                self._knocks(tokens, *more)
-            else:
-                self._gone(tokens)
+            try:
+                if kind == "requests":
+                    self._asked(tokens, *more)
+                elif kind == "peer":
+                    self._knocks(tokens, *more)
+                else:
+                    self._gone(tokens)
+            except Exception as problem:  # noqa: BLE001 (one broken request must not take the others' server away)
+                _log(problem)
+                self._front.cut(tokens)
 
     def _knocks(self, token: bytes, der: bytes) -> None:
         try:
@@ -286,20 +290,22 @@ class FrontServer:
                 self._front.cut(tokens)
                 continue
             try:
-                assert self.lots is not None
-                found = await self.lots.same(request, len(tokens) // TOKEN_OCTETS)
+                await self._answer_lot(tokens, request)
             except Exception as problem:  # noqa: BLE001 (as in `_one`)
                 self._failed(tokens, problem)
-                continue
-            if found is None:
-                self._one_by_one(tokens, request)
-            elif isinstance(found, Response):
-                self._answer(tokens, found)
-            else:
-                keys, number = found
-                with keys.material.reveal() as material:
-                    self._front.answer_keys(tokens, keys.ids, material, number, keys.key_octets)
-                keys.material.wipe()
+
+    async def _answer_lot(self, tokens: bytes, request: Request) -> None:
+        assert self.lots is not None
+        found = await self.lots.same(request, len(tokens) // TOKEN_OCTETS)
+        if found is None:
+            self._one_by_one(tokens, request)
+        elif isinstance(found, Response):
+            self._answer(tokens, found)
+        else:
+            keys, number = found
+            with keys.material.reveal() as material:
+                self._front.answer_keys(tokens, keys.ids, material, number, keys.key_octets)
+            keys.material.wipe()
 
     async def _answer_each(self, lot: list[tuple[bytes, Request]]) -> None:
         # Equal requests came as one; the first of them gets the keys, the others hear that they are gone.
@@ -343,9 +349,7 @@ class FrontServer:
             self._answer(token, answer)
 
     def _failed(self, tokens: bytes, problem: Exception) -> None:
-        # Where, not what: the text of an error that nobody foresaw could hold anything.
-        place = traceback.extract_tb(problem.__traceback__)[-1]
-        log.error("front: %s in %s:%s", type(problem).__name__, place.filename, place.lineno)
+        _log(problem)
         text = "the key manager failed at this request; its log says where"
         self._answer(tokens, self.refusal(503, text, {"Retry-After": "5"}), closes=True)
 
@@ -359,6 +363,12 @@ class FrontServer:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _log(problem: Exception) -> None:
+    # Where, not what: the text of an error that nobody foresaw could hold anything.
+    place = traceback.extract_tb(problem.__traceback__)[-1]
+    log.error("front: %s in %s:%s", type(problem).__name__, place.filename, place.lineno)
 
 
 async def _listeners(host: str, port: int) -> list[socket.socket]:
