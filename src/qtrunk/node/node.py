@@ -11,11 +11,8 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
 
-from qtrunk.api import etsi014v2, https, skip
-from qtrunk.api.etsi014 import Etsi014
-from qtrunk.api.front import FrontContext, FrontServer
+from qtrunk.api import https, skip
 from qtrunk.api.identity import SaeRegistry
-from qtrunk.api.lots import KeyLots
 from qtrunk.api.tls import Renewed
 from qtrunk.base.errors import ConfigError, StoreError
 from qtrunk.base.ids import KeyId, LinkId, SaeId
@@ -45,6 +42,7 @@ from qtrunk.node.fallback import Fallback
 from qtrunk.node.flooding import Flooding
 from qtrunk.node.hybridkeys import HybridKeys, load_end, load_verifying_keys
 from qtrunk.node.interwork import interworking
+from qtrunk.node.keyport import key_port
 from qtrunk.node.kxrunner import KxRunner
 from qtrunk.node.linkend import LinkRunner
 from qtrunk.node.linkstate import LinkStatistics
@@ -180,15 +178,8 @@ class Node:
         """For renewed certificates and added CAs."""
         settings = self._topology.key_api
         self._registry = self._own_saes()
-        key_context = FrontContext(*credentials)
+        self._key_api, key_context = key_port(self._supply, self._sae_of, settings, credentials, self._trust)
         self.contexts.append(key_context)
-        edition1 = Etsi014(self._supply, self._sae_of, settings)
-        self._key_api = FrontServer(
-            self._trust.guarded(etsi014v2.key_api(self._supply, self._sae_of, settings, edition1)),
-            key_context,
-            is_revoked=self._trust.is_revoked,
-            lots=KeyLots(edition1, self._supply, self._trust.may_answer),
-        )
         self._commit.is_handed = self._key_api.is_handed
         if settings.loopback_test:
             self._alarms.raise_alarm(
