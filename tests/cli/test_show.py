@@ -3,7 +3,7 @@
 import pytest
 
 from qtrunk.cli.labclient import _diagnosis
-from qtrunk.cli.show import clock, diagnosis_lines
+from qtrunk.cli.show import alarm_lines, clock, diagnosis_lines
 
 
 def hypothesis(kind: str, weight: float) -> dict[str, object]:
@@ -41,3 +41,20 @@ def test_a_line_says_what_why_and_who():
 )
 def test_the_clock_is_that_of_the_real_link(fraction, factor, said):
     assert clock({"clock_fraction": fraction, "real_time_factor": factor}) == said
+
+
+def test_the_worst_alarm_comes_first_and_what_a_node_says_of_itself_has_its_name():
+    def alarm(resource: str, type_: str, severity: str) -> dict[str, object]:
+        return {"resource": resource, "type": type_, "severity": severity, "text": "text"}
+
+    cut, clock_off = alarm("a-b", "LinkOff", "major"), alarm("clock", "ClockOffset", "minor")
+    nodes = [
+        {"node": "a", "error": "", "alarms": {"active": [clock_off, cut]}},
+        {"node": "b", "error": "", "alarms": {"active": [clock_off, cut, alarm("vault", "NodeSealed", "critical")]}},
+    ]
+    assert [line.plain for line in alarm_lines({"links": [{"link": "a-b"}], "nodes": nodes})] == [
+        "ALARM b/vault NodeSealed: critical: text",
+        "ALARM a-b LinkOff: major: text",
+        "ALARM a/clock ClockOffset: minor: text",
+        "ALARM b/clock ClockOffset: minor: text",
+    ]

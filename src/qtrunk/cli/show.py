@@ -6,6 +6,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from qtrunk.control.alarms import Severity
+from qtrunk.control.catalogue import is_shared
+
 _STATE_STYLE = {"ACTIVE": "bold green", "PASSIVE": "yellow", "PENDING": "cyan", "OFF": "bold red"}
 
 
@@ -69,16 +72,25 @@ def link_table(status: dict[str, object]) -> Table:
 
 
 def alarm_lines(status: dict[str, object]) -> list[Text]:
-    """One line for each active alarm, the worst first; the same alarm of both ends is shown once."""
-    seen: dict[tuple[str, str], str] = {}
+    """One line for each active alarm, the worst first; what both ends of a link say is shown once, what a node says of
+    itself with its name.
+    """
+    seen: dict[tuple[str, str], tuple[str, str]] = {}
     nodes = status["nodes"]
     assert isinstance(nodes, list)
+    links = {link["link"] for link in status["links"]}  # type: ignore[attr-defined]
     for node in nodes:
         if node["error"]:
-            seen[str(node["node"]), "NodeUnreachable"] = str(node["error"])
+            seen[str(node["node"]), "NodeUnreachable"] = ("critical", str(node["error"]))
         for alarm in (node.get("alarms") or {}).get("active", []):
-            seen.setdefault((alarm["resource"], alarm["type"]), f"{alarm['severity']}: {alarm['text']}")
-    return [Text(f"ALARM {resource} {type_}: {text}", "bold red") for (resource, type_), text in sorted(seen.items())]
+            is_everybodys = is_shared(alarm["type"]) or alarm["resource"] in links
+            resource = alarm["resource"] if is_everybodys else f"{node['node']}/{alarm['resource']}"
+            seen.setdefault((resource, alarm["type"]), (alarm["severity"], alarm["text"]))
+    worst_first = sorted(seen.items(), key=lambda one: (-Severity.of(one[1][0]), one[0]))
+    return [
+        Text(f"ALARM {resource} {type_}: {severity}: {text}", "bold red")
+        for (resource, type_), (severity, text) in worst_first
+    ]
 
 
 def overview(status: dict[str, object]) -> RenderableType:

@@ -273,3 +273,8 @@ CATALOGUE: dict[str, AlarmType] = {row.type: row for row in (*_NODE, *_LINK, *_K
 def entry(type_: str) -> AlarmType:
     """The row of a type; one without rank and advice for types of other makers."""
     return CATALOGUE.get(type_) or AlarmType(type_, "indeterminate", "own", "indeterminate", "unknown here", "")
+
+
+def is_shared(type_: str) -> bool:
+    """Whether two nodes that say this of one resource mean one thing."""
+    return entry(type_).on != "own"

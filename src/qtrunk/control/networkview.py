@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qtrunk.control.alarms import Alarm, OperatorState, Severity, alarm_id
-from qtrunk.control.catalogue import entry
+from qtrunk.control.catalogue import entry, is_shared
 from qtrunk.control.rootcause import Correlation, Seen, Tree, node_resource
 from qtrunk.topology import Topology
 
@@ -154,11 +154,11 @@ def _rows(tree: Tree, found: Mapping[Seen, Shown], parent: str, depth: int) -> l
     below: list[Row] = []
     folded: dict[tuple[str, str], Row] = {}
     for child in _children(tree):
-        if (child.alarm.resource, child.alarm.type) == (own.resource, own.type) and _is_shared(own.type):
+        if (child.alarm.resource, child.alarm.type) == (own.resource, own.type) and is_shared(own.type):
             row.nodes.append(child.alarm.node)
             continue
         key = (child.alarm.resource, child.alarm.type)
-        if key in folded and _is_shared(child.alarm.type):
+        if key in folded and is_shared(child.alarm.type):
             folded[key].nodes.append(child.alarm.node)
             below += _rows(child, found, own.id, depth + 1)[1:]
             continue
@@ -178,11 +178,6 @@ def _children(tree: Tree) -> list[Tree]:
         if (child.alarm.resource, child.alarm.type) == own:
             flat += child.children
     return flat
-
-
-def _is_shared(type_: str) -> bool:
-    """Whether two nodes that say this of one resource mean one thing."""
-    return entry(type_).on != "own"
 
 
 def without_shelved(rows: Sequence[Row]) -> list[Row]:

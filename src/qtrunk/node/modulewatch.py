@@ -18,6 +18,7 @@ LIGHT_TIMES, GRACE_S = 4.0, 5.0
 PACE_UNKNOWN = 0.1
 """Before the first block: the slowest that a session waits for (distil.session.LIGHT_TIMES_MAX)."""
 PACE_MIN = 0.02
+ARMED_MAX = 16
 
 
 @dataclass(slots=True)
@@ -42,6 +43,9 @@ class ModuleWatch:
     def armed(self, block: int, light_s: float) -> None:
         """A block was ordered."""
         self._armed[block] = light_s
+        while len(self._armed) > ARMED_MAX:
+            # Of blocks that the module never spoke of again; numbers ascend.
+            del self._armed[min(self._armed)]
 
     def heard(self, event: Event) -> None:
         """The module said something."""
