@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.qtrunk-setup
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*) $(wildcard src/front/*)
+SOURCES := pyproject.toml CMakeLists.txt $(wildcard src/kernels/*) $(wildcard src/front/*) $(wildcard src/load/*)
 
 .PHONY: day scale soak setup demo test check validate diagnosis reconciliation soundness bench profile torture powerloss reliability format clean fuzz-api
 KILLS ?= 2000

@@ -25,7 +25,9 @@ def test_nothing_is_left_to_do_and_no_key_lies_in_the_tree():
         assert "PRIVATE KEY-----" not in text, path
 
 
-@pytest.mark.parametrize(("compiled", "module"), [("_kernels", "kernels.py"), ("_front", "front.py")])
+@pytest.mark.parametrize(
+    ("compiled", "module"), [("_kernels", "kernels.py"), ("_front", "front.py"), ("_load", "load.py")]
+)
 def test_only_one_module_knows_a_compiled_one(compiled, module):
     knowing = [path.name for path in MODULES if re.search(rf"(import|from)\s.*\b{compiled}\b", path.read_text())]
     assert knowing == [module]

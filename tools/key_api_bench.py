@@ -23,9 +23,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "api"))
 from api_kit import FakeSupply, Pki
 
 from qtrunk.api.etsi014 import Etsi014
+from qtrunk.api.front import FrontContext, FrontServer
 from qtrunk.api.https import HttpsServer, server_context
+from qtrunk.api.lots import KeyLots
 from qtrunk.base.ids import KeyId
-from qtrunk.base.ports import SuppliedKey
+from qtrunk.base.ports import SuppliedKey, SuppliedKeys
 from qtrunk.base.secret import Secret
 from qtrunk.plan.bench.load import Load, run_apart
 
@@ -59,6 +61,15 @@ class WaitingSupply(QuickSupply):
         self.commit = None
 
 
+class LotSupply(WaitingSupply):
+    """Behind the compiled server, as a node's key port has it: equal requests that come together are one lot."""
+
+    async def initiate_same(self, initiator, target, number, key_bits, count):
+        await asyncio.sleep(0.0003)
+        keys = number * count
+        return SuppliedKeys(bytes(16 * keys), Secret(bytes(keys * key_bits // 8)), key_bits // 8)
+
+
 class Bare(asyncio.Protocol):
     """The floor: TLS and the event loop with nothing on top."""
 
@@ -81,7 +92,12 @@ def serve(kme, supply, port, core, profile):
             bare = await asyncio.get_running_loop().create_server(Bare, "127.0.0.1", 0, ssl=context)
             port.value = bare.sockets[0].getsockname()[1]
         else:
-            server = HttpsServer(Etsi014(supply, supply.sae_of).handle, context)
+            edition1 = Etsi014(supply, supply.sae_of)
+            if isinstance(supply, LotSupply):
+                own = FrontContext(kme.certificate, kme.private_key, kme.ca_certificate)
+                server = FrontServer(edition1.handle, own, lots=KeyLots(edition1, supply, lambda: True))
+            else:
+                server = HttpsServer(edition1.handle, context)
             port.value = await server.start("127.0.0.1", 0)
         if profiler is not None:
             profiler.enable()
@@ -109,7 +125,7 @@ def main():
     with tempfile.TemporaryDirectory() as place:
         pki = Pki(Path(place) / "ca")
         kme, alice = pki.kme("kme-a"), pki.sae("alice")
-        for supply in (None, QuickSupply(), WaitingSupply()) if not options.profile else (QuickSupply(),):
+        for supply in (None, QuickSupply(), WaitingSupply(), LotSupply()) if not options.profile else (QuickSupply(),):
             for method, path, body in (
                 ("GET", "/api/v1/keys/bob/enc_keys?number=1&size=256", ""),
                 ("POST", "/api/v1/keys/bob/enc_keys", '{"number":1,"size":256}'),

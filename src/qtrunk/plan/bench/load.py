@@ -6,38 +6,32 @@ Every connection is TLS 1.3 with a client certificate and stays. Closed loop: ea
 answer, which finds the most that a server can do. Open loop (`rate_hz`): requests are due at fixed times whether or not
 the server keeps up, and a request's time counts from when it was due, not from when a connection was free to send it: a
 server that stalls cannot hide it. Times go to fixed buckets 1.6 % wide: a run of any length needs the same memory.
+The loop is compiled (`src/load`): in Python it would be slower than the server that it is to measure.
 
 Nothing that an answer says is kept but its status.
 """
 
 import argparse
-import asyncio
 import json
-import ssl
 import subprocess
 import sys
-import time
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import cast
 
-import uvloop
-
+from qtrunk import _load
 from qtrunk.base.errors import LabError
 
 _SUB_BITS = 6
-TICK_S = 0.001
-CONNECT_TOGETHER = 32
-ANSWER_WITHIN_S = 10.0
 
 
 class Histogram:
     """Counts of times in µs, exact up to 127 µs and within 1.6 % above; no limit."""
 
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-        self.total = 0
+    def __init__(self, counts: Mapping[int, int] | None = None) -> None:
+        """`counts` by bucket, as `add` counts."""
+        self._counts: Counter[int] = Counter(counts or {})
+        self.total = self._counts.total()
 
     def add(self, seconds: float) -> None:
         """Count one."""
@@ -103,148 +97,32 @@ class Outcome:
         return self.answers.get("200", 0) / self.seconds if self.seconds else 0.0
 
 
-class _Client(asyncio.Protocol):
-    """One connection with at most one request under way."""
-
-    def __init__(self, run: "_Run") -> None:
-        self._run = run
-        self._transport: asyncio.WriteTransport | None = None
-        self._answer = b""
-        self.asked_s = 0.0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's TLS transports are no subclass
-
-    def ask(self, due_s: float) -> None:
-        """Send the request that was due then."""
-        assert self._transport is not None
-        self.asked_s = due_s
-        self._transport.write(self._run.request)
-
-    def data_received(self, data: bytes) -> None:
-        answer = self._answer + data if self._answer else data
-        head_end = answer.find(b"\r\n\r\n")
-        start = answer.find(b"Content-Length: ", 0, head_end) + 16
-        if head_end < 0 or len(answer) < head_end + 4 + int(answer[start : answer.index(b"\r", start)]):
-            self._answer = answer
-            return
-        self._answer = b""
-        self._run.answered(self, answer[9:12])
-
-    def connection_lost(self, _error: Exception | None) -> None:
-        self._run.lost(self)
-
-    def close(self) -> None:
-        """End the connection."""
-        if self._transport is not None:
-            self._transport.abort()
-
-
-class _Run:
-    """All connections of a load, and what is counted."""
-
-    def __init__(self, load: Load) -> None:
-        self.request = load.octets()
-        self._load = load
-        self._loop = asyncio.get_running_loop()
-        self._clients: set[_Client] = set()
-        self._free: deque[_Client] = deque()
-        self._due: deque[float] = deque()
-        self._answers: Counter[bytes] = Counter()
-        self._times = Histogram()
-        self._lost = 0
-        self._is_counting = self._is_over = False
-
-    def answered(self, client: _Client, status: bytes) -> None:
-        """Count an answer and let the connection go on."""
-        now_s = time.monotonic()
-        if self._is_counting:
-            self._answers[status] += 1
-            self._times.add(now_s - client.asked_s)
-        if self._is_over:
-            return
-        if not self._load.rate_hz:
-            client.ask(now_s)
-        elif self._due:
-            client.ask(self._due.popleft())
-        else:
-            self._free.append(client)
-
-    def lost(self, client: _Client) -> None:
-        """A connection is gone."""
-        self._clients.discard(client)
-        if not self._is_over:
-            self._lost += 1
-
-    async def run(self) -> Outcome:
-        """Connect, ask, count."""
-        context = ssl.create_default_context(cafile=self._load.ca_certificate)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(self._load.certificate, self._load.private_key)
-        for start in range(0, self._load.connections, CONNECT_TOGETHER):
-            count = min(CONNECT_TOGETHER, self._load.connections - start)
-            await asyncio.gather(*(self._connect(context) for _ in range(count)))
-        if self._load.rate_hz:
-            self._free.extend(self._clients)
-            asking = self._loop.create_task(self._keep_due())
-        else:
-            asking = None
-            for client in list(self._clients):
-                client.ask(time.monotonic())
-        await asyncio.sleep(self._load.warm_up_s)
-        began_s = time.monotonic()
-        self._is_counting = True
-        await asyncio.sleep(self._load.seconds)
-        self._is_counting = False
-        seconds = time.monotonic() - began_s
-        self._is_over = True
-        if asking is not None:
-            asking.cancel()
-            # What was due and never answered counts as well, with the time it has waited.
-            for due_s in self._due:
-                self._times.add(time.monotonic() - due_s)
-        for client in list(self._clients):
-            client.close()
-        return Outcome(
-            seconds=seconds,
-            answers={status.decode(): count for status, count in self._answers.items()},
-            lost=self._lost,
-            p50_s=self._times.quantile_s(0.5),
-            p99_s=self._times.quantile_s(0.99),
-            p999_s=self._times.quantile_s(0.999),
-        )
-
-    async def _connect(self, context: ssl.SSLContext) -> None:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            _, client = await self._loop.create_connection(
-                lambda: _Client(self), self._load.host, self._load.port, ssl=context
-            )
-        self._clients.add(client)
-
-    async def _keep_due(self) -> None:
-        next_s = time.monotonic()
-        while True:
-            now_s = time.monotonic()
-            while next_s <= now_s:
-                if self._free:
-                    self._free.popleft().ask(next_s)
-                else:
-                    self._due.append(next_s)
-                next_s += 1 / self._load.rate_hz
-            await asyncio.sleep(TICK_S)
-
-
 def run(load: Load) -> Outcome:
     """Run a load in this process; LabError where the server cannot be reached."""
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            return runner.run(_started(load))
-        except (OSError, TimeoutError) as problem:
-            raise LabError(f"{load.host}:{load.port}: no load, the server cannot be reached: {problem}") from problem
-
-
-async def _started(load: Load) -> Outcome:
-    return await _Run(load).run()
+    try:
+        seconds, answers, lost, times = _load.run(
+            host=load.host,
+            port=load.port,
+            certificate=load.certificate,
+            private_key=load.private_key,
+            ca_certificate=load.ca_certificate,
+            request=load.octets(),
+            connections=load.connections,
+            seconds=load.seconds,
+            warm_up_s=load.warm_up_s,
+            rate_hz=load.rate_hz,
+        )
+    except RuntimeError as problem:
+        raise LabError(f"{load.host}:{load.port}: no load, the server cannot be reached: {problem}") from problem
+    histogram = Histogram(times)
+    return Outcome(
+        seconds=seconds,
+        answers=answers,
+        lost=lost,
+        p50_s=histogram.quantile_s(0.5),
+        p99_s=histogram.quantile_s(0.99),
+        p999_s=histogram.quantile_s(0.999),
+    )
 
 
 def run_apart(load: Load, cores: Sequence[int] = ()) -> Outcome:
