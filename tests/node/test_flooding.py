@@ -11,7 +11,7 @@ from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.relay.damping import HOLD_OFF_S
 from qtrunk.relay.routing import Routing
 from qtrunk.stages import Role
-from qtrunk.topology import Node, ring
+from qtrunk.topology import LiveTopology, Node, ring
 
 TOPOLOGY = ring("r", [Node(id=NodeId(name)) for name in "abcd"], [(10, 3), (10, 3), (11, 3), (11, 3)])
 FULL = PoolLevel(auth_octets=4096, own_octets=1 << 20, peer_octets=1 << 20, pending_octets=0, blocks=1)
@@ -121,6 +121,22 @@ def test_a_lost_neighbour_is_told_at_once_and_relays_that_wait_try_another_route
     assert one.relay.lost == ["b-c"]
     assert one.way("c") == "adc"
     assert one.flooding.changed.is_set()
+
+
+def test_what_was_said_of_a_link_before_it_is_known_here_counts_once_it_is():
+    clock, known = Clock(), LiveTopology(replace(TOPOLOGY, links=TOPOLOGY.links[:-1]))
+    one, other = Site("a", clock), Site("d", clock)
+    one.routing = Routing(NodeId("a"), known)
+    one.flooding = Flooding(one.adverts, one.routing, one.relay, one.level, clock)
+    one.take(other.relay.sent[-1])
+    assert one.way("d") == "abcd"
+    known.adopt(TOPOLOGY)
+    one.routing.adopt()
+    one.flooding.watch(SimpleNamespace(statistics=s, is_enabled=True) for s in one.statistics.values())
+    one.flooding.tick()
+    assert not one.routing.is_open([NodeId(name) for name in "da"]), "down until its ends say otherwise"
+    one.flooding.adopt()
+    assert one.way("d") == "ad"
 
 
 def test_a_destroyed_block_moves_routes_away_and_only_a_hold_off_brings_them_back():

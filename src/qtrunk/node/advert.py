@@ -233,6 +233,10 @@ class Adverts:
             self._heard[node].is_stale = True
         return [NodeId(node) for node in found]
 
+    def said(self, now_s: float) -> list[Advert]:
+        """What every node that is there said last."""
+        return [one.advert for node, one in self._heard.items() if not self._is_silent(node, one, now_s)]
+
     def returned(self) -> list[Advert]:
         """What nodes said that fell silent and can be reached again; each once."""
         found, self._returned = self._returned, []

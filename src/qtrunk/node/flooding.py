@@ -107,6 +107,14 @@ class Flooding:
         before = {id(own.end): own for own in self._own.values()}
         self._own = {end.statistics.link.id: before.get(id(end)) or _Own(end) for end in links}
 
+    def adopt(self) -> None:
+        """The network has changed, and routes know it: what others said before of what is new here counts now. Nobody
+        says it again.
+        """
+        for advert in self._adverts.said(self._clock.monotonic_s()):
+            if advert.node != self._adverts.own:
+                self.heard(advert)
+
     def heard(self, advert: Advert) -> None:
         """News of another node."""
         if self._maintenance is not None and self._maintenance.hear(NodeId(advert.node), advert.windows):

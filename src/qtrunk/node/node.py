@@ -442,6 +442,7 @@ class Node:
             if link_config.link not in self._link_tasks:
                 problems += self._tried(partial(self._start_link, link_config))
         self._flooding.watch(self._links)
+        self._flooding.adopt()
         self._agent.enforce()
         return problems
 
