@@ -231,7 +231,7 @@ class Node:
             self._start_link(link_config)
         self._agent.enforce()
         await self._server.start(self.config.inter_node)
-        await self._key_api.start(self.config.key_api.host, self.config.key_api.port)
+        await self._serve_keys()
         if self.config.stream_api is not None:
             await self._streams.start(self.config.stream_api, self._api_context, self._living_sae)
             self._spawn(self._streams.keep_ticking())
@@ -251,6 +251,9 @@ class Node:
         self._spawn(self._ahead.run())
         self._spawn(self._watch.run())
         log.info("node %s is in service", self.config.node)
+
+    async def _serve_keys(self) -> None:
+        await self._key_api.start(self.config.key_api.host, self.config.key_api.port)
 
     async def stop(self) -> None:
         """Stop in order: no new requests, no new blocks, then the store."""

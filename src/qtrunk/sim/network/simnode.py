@@ -175,6 +175,9 @@ class SimNode(Node):
         """What the key interfaces ask."""
         return self._supply
 
+    async def _serve_keys(self) -> None:
+        """Not over a network: the SAEs of a simulation ask `supply`."""
+
     def _check_link(self, link_config: LinkConfig, topology: Topology) -> None:
         """A simulated box knows its nodes without certificates."""
         topology.link(LinkId(link_config.link))
