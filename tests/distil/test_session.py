@@ -14,6 +14,7 @@ from qtrunk.distil.messages import Resolve
 from qtrunk.distil.parties import BlockAlice, BlockBob, Destroy, DistilParameters, Hold, Release
 from qtrunk.distil.session import (
     BLOCK_TIMEOUT_S,
+    MONITOR,
     SETTLE_TRIES,
     Announce,
     Arm,
@@ -145,8 +146,8 @@ class World:
                 receiver = "bob" if sender == "alice" else "alice"
                 self.do(receiver, self.sessions[receiver].receive(octets))
 
-    def shine(self, block):
-        """The light of a block that both ends armed."""
+    def shine(self, block, *, is_bob_quicker=False):
+        """The light of a block that both ends armed; Bob's module may be quicker to say that it is over."""
         assert self.armed[block] == {"alice", "bob"}
         seen = light_of(block).detections
         bob, alice = self.sessions["bob"], self.sessions["alice"]
@@ -154,8 +155,14 @@ class World:
         self.do("bob", bob.started(block))
         for start, count, positions, bits in slices(block):
             self.do("bob", bob.frame(block, start, count, positions, bits))
-        self.do("alice", alice.finished(block))
-        self.do("bob", bob.finished(block, len(seen.positions)))
+        if is_bob_quicker:
+            self.do("bob", bob.finished(block, len(seen.positions)))
+            self.settle()
+            assert not self.stores["alice"].released, "nothing is made of it before Alice's module has spoken"
+            self.do("alice", alice.finished(block))
+        else:
+            self.do("alice", alice.finished(block))
+            self.do("bob", bob.finished(block, len(seen.positions)))
         self.settle()
 
     def agree(self):
@@ -185,6 +192,34 @@ def test_blocks_follow_each_other_with_one_armed_ahead(world):
     world.shine(2)
     world.agree()
     assert sorted(world.stores["alice"].released) == [1, 2]
+    assert not world.disconnects
+
+
+def test_a_word_of_bob_that_overtakes_alices_module_waits_for_it(world):
+    world.shine(1, is_bob_quicker=True)
+    world.agree()
+    assert sorted(world.stores["alice"].released) == [1]
+    assert set(world.armed) == {1, 2, 3}
+    world.shine(2)
+    assert sorted(world.stores["alice"].released) == [1, 2]
+    assert not world.disconnects
+
+
+def test_a_word_that_overtook_a_block_that_dies_dies_with_it(world):
+    bob, alice = world.sessions["bob"], world.sessions["alice"]
+    world.do("alice", alice.started(1))
+    world.do("bob", bob.started(1))
+    for start, count, positions, bits in slices(1):
+        world.do("bob", bob.frame(1, start, count, positions, bits))
+    world.do("bob", bob.finished(1, len(light_of(1).detections.positions)))
+    world.settle()
+    world.do("alice", alice.dropped(1, "reverse power", MONITOR))
+    world.settle()
+    assert [name for name, store in world.stores.items() if (1, MONITOR) in store.destroyed] == ["alice", "bob"]
+    world.do("alice", alice.finished(1))
+    world.settle()
+    world.agree()
+    assert not world.stores["alice"].released
     assert not world.disconnects
 
 

@@ -232,6 +232,8 @@ class LinkAlice(_Session):
         self._settled = False
         self._next_block: int | None = None
         self._dark: set[int] = set()
+        self._early: dict[int, bytes] = {}
+        """Of blocks whose light the own module has not called over: what Bob said; nothing is made of it before."""
         self._settling: tuple[list[int], Authenticator] | None = None
         """Blocks that are being settled, and what authenticates it."""
         self._settle_tries = 0
@@ -284,7 +286,8 @@ class LinkAlice(_Session):
         if block in self._dark:
             self._dark.discard(block)
             self._deadline_s[block] = self._end.now_s() + BLOCK_TIMEOUT_S
-        return self._announce()
+        early = self._early.pop(block, None)
+        return [*([] if early is None else self.receive(early)), *self._announce()]
 
     def dropped(self, block: int, why: str, cause: str = DEVICE) -> list[SessionEffect]:
         """The module did not finish a block, or (cause MONITOR) its monitors speak against it."""
@@ -295,6 +298,9 @@ class LinkAlice(_Session):
         """A frame from Bob."""
         try:
             kind, block, payload = split(octets)
+            if kind == BLOCK and block in self._dark:
+                self._early.setdefault(block, octets)
+                return []
             if kind == BLOCK:
                 return self._receive_part(block, payload)
             message: SessionMessage = decode(payload, SessionMessage)
@@ -313,7 +319,7 @@ class LinkAlice(_Session):
 
     def _receive_part(self, block: int, payload: bytes) -> list[SessionEffect]:
         machine = self._machines.get(block)
-        if machine is None and block in self._seeds and block not in self._dark:
+        if machine is None and block in self._seeds:
             pulses, seed = self._seeds[block]
             settings = self._end.settings
             machine = self._machines[block] = self._end.make_alice(
@@ -424,16 +430,15 @@ class LinkAlice(_Session):
         return [Destroy(block, cause, why)]
 
     def _drop_all(self, cause: str, why: str) -> list[SessionEffect]:
-        effects: list[SessionEffect] = []
-        for block in sorted(self._seeds):
-            effects += [e for e in self._close(block, cause, why) if not isinstance(e, Disconnect)]
-        return effects
+        closed = [self._close(block, cause, why) for block in sorted(self._seeds)]
+        return [effect for effects in closed for effect in effects if not isinstance(effect, Disconnect)]
 
     def _forget(self, block: int) -> None:
         self._seeds.pop(block, None)
         self._machines.pop(block, None)
         self._deadline_s.pop(block, None)
         self._dark.discard(block)
+        self._early.pop(block, None)
 
 
 class LinkBob(_Session):
@@ -458,10 +463,9 @@ class LinkBob(_Session):
     def disconnected(self) -> list[SessionEffect]:
         """The channel is gone: open blocks die, held ones wait for Resolve."""
         self._connected = False
-        effects: list[SessionEffect] = []
-        for block in sorted(set(self._seeds) | set(self._machines)):
-            effects += self._close(block, "channel", "the classical channel was cut")
-        return [effect for effect in effects if not isinstance(effect, Disconnect)]
+        open_ = sorted(set(self._seeds) | set(self._machines))
+        closed = [self._close(block, "channel", "the classical channel was cut") for block in open_]
+        return [effect for effects in closed for effect in effects if not isinstance(effect, Disconnect)]
 
     def device_down(self) -> list[SessionEffect]:
         """The receiver is gone: blocks whose light is not over die."""
@@ -502,10 +506,8 @@ class LinkBob(_Session):
         positions = np.concatenate([np.zeros(0, np.uint64), *(positions for positions, _ in frames)])
         bits = np.concatenate([np.zeros(0, np.uint8), *(bits for _, bits in frames)])
         if covered != pulses.count or clicks not in (None, len(positions)):
-            return self.dropped(
-                block,
-                f"the module gave {len(positions)} clicks of {covered} of {pulses.count} pulses and counted {clicks}",
-            )
+            gave = f"{len(positions)} clicks of {covered} of {pulses.count} pulses"
+            return self.dropped(block, f"the module gave {gave} and counted {clicks}")
         basis = self._end.bases(seed, pulses, positions)
         detections = Detections(positions=positions, basis=basis, bit=bits)
         machine = self._machines[block] = self._end.make_bob(pulses, detections)
