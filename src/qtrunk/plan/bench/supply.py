@@ -33,6 +33,8 @@ from qtrunk.plan.bench.roundtrips import End, Task
 ALICE, BOB = SaeId("alice"), SaeId("bob")
 SEGMENT_OCTETS = 4 << 20
 STORED_KEYS = 10_000_000
+POOL_OCTETS = 512 << 20
+"""More than half a million keys a second take in all runs together."""
 FLUSHES = 500
 TOPOLOGY = """
 name = "supply"
@@ -134,7 +136,7 @@ def _checked(outcome: Outcome) -> Outcome:
 
 def requests(runs: int, _with_rivals: bool) -> list[Figure]:
     """enc_keys of one core: one key a request, at full load and half of it; and 128 keys a request."""
-    with _lab(128 << 20) as lab:
+    with _lab(POOL_OCTETS) as lab:
         lab.pin("a", 0)
         end, pid = lab.end("alice", "bob"), lab.pids()["a"]
         full, per_cpu = [], []
