@@ -173,7 +173,7 @@ class Run {
 
     void wait(double now_s, double until_s, double began_s) {
         epoll_event events[EVENTS];
-        const int patience_ms = std::clamp(static_cast<int>(1000 * (until_s - now_s)), 0, 100);
+        const int patience_ms = std::clamp(static_cast<int>(1000 * (until_s - now_s)), 1, 100);  // never spinning
         const int count_ready = epoll_wait(epoll_, events, EVENTS, patience_ms);
         for (int i = 0; i < count_ready; ++i) {
             const size_t who = events[i].data.u64;
