@@ -366,6 +366,26 @@ def test_a_silent_peer_costs_the_block_not_the_link(world):
     assert {name for name, _ in world.disconnects} == {"alice", "bob"}, "a silent connection is made anew"
 
 
+def test_a_peer_that_never_says_what_it_has_costs_the_connection_not_the_link(world):
+    world.cut()
+    world.connect()
+    world.wire.clear()
+    alice = world.sessions["alice"]
+    world.now_s += BLOCK_TIMEOUT_S - 1
+    world.do("alice", alice.tick())
+    assert world.disconnects == []
+    world.now_s += 2
+    world.do("alice", alice.tick())
+    assert [name for name, _ in world.disconnects] == ["alice"]
+    world.cut()
+    world.connect()
+    world.settle()
+    world.now_s += BLOCK_TIMEOUT_S + 1
+    world.disconnects.clear()
+    world.do("alice", alice.tick())
+    assert world.disconnects == [], "what was open is settled, and light has its own time"
+
+
 def test_a_paused_link_announces_nothing(world):
     world.sessions["alice"].pause(is_paused=True)
     world.shine(1)

@@ -211,8 +211,7 @@ class _Session:
         return self._end.now_s() + BLOCK_TIMEOUT_S + LIGHT_TIMES_MAX * self._end.light_s(pulses)
 
     def _overdue(self) -> list[int]:
-        now_s = self._end.now_s()
-        return [block for block, deadline in self._deadline_s.items() if deadline < now_s]
+        return [block for block, deadline in self._deadline_s.items() if deadline < self._end.now_s()]
 
     def _label(self, what: str) -> bytes:
         return f"qtrunk 1 session {what} {self._end.link}".encode()
@@ -229,7 +228,8 @@ class LinkAlice(_Session):
     def __init__(self, end: LinkEnd) -> None:
         super().__init__(end, Role.ALICE)
         self._machines: dict[int, BlockAlice] = {}
-        self._settled = False
+        self._settled, self._settle_s = False, 0.0
+        """By when Bob must have said what he has, or how what was open ends."""
         self._next_block: int | None = None
         self._dark: set[int] = set()
         self._early: dict[int, bytes] = {}
@@ -243,8 +243,8 @@ class LinkAlice(_Session):
 
     def connected(self) -> list[SessionEffect]:
         """The channel is up; Bob speaks first."""
-        self._connected = True
-        self._settled = False
+        self._connected, self._settled = True, False
+        self._settle_s = self._end.now_s() + BLOCK_TIMEOUT_S
         return []
 
     def disconnected(self) -> list[SessionEffect]:
@@ -267,7 +267,8 @@ class LinkAlice(_Session):
         effects: list[SessionEffect] = []
         for block in self._overdue():
             effects += self._close(block, "protocol", SILENT)
-        if effects:
+        is_late = self._connected and not self._settled and not self._resume and self._end.now_s() > self._settle_s
+        if effects or is_late:
             # A connection whose peer says nothing may be dead without knowing it: make a new one.
             return [*effects, Disconnect(f"link {self._end.link}: {SILENT}")]
         if self._resume is not None:
@@ -356,7 +357,7 @@ class LinkAlice(_Session):
         self._settle_tries += 1
         tags = self._settling[1]
         block, offset = tags.reference
-        self._is_asking = True
+        self._is_asking, self._settle_s = True, self._end.now_s() + BLOCK_TIMEOUT_S
         # Always the same words for the same blocks: one key must never tag two messages.
         tag = tags.tag(RESOLVE, self._label("resolve"), [numbers(held)])
         return [self._say(Resolve(last_block=own_last, held=held, auth_block=block, auth_offset=offset, tag=tag))]
@@ -393,8 +394,7 @@ class LinkAlice(_Session):
         # Light that could not become key any more need not be sent: all that is under way, and one more.
         if not self._end.auth.allows((len(self._seeds) + 1) * self._end.block_epsilon):
             return []
-        in_distillation = len(self._seeds) - len(self._dark)
-        if len(self._dark) >= 2 or in_distillation >= BLOCKS_IN_DISTILLATION_MAX:
+        if len(self._dark) >= 2 or len(self._seeds) - len(self._dark) >= BLOCKS_IN_DISTILLATION_MAX:
             return []
         block = self._next_block
         self._end.store.note_block(self._end.link, block)
