@@ -82,7 +82,7 @@ def test_clients_that_name_their_requests_lose_nothing_to_kills(short_directory)
     try:
         handle.wait_for_keys()
         handle.client("bank").get_keys(SaeId("vault"), 1, 256)
-        handle.wait_for_pool("bank", "vault", 4096)
+        handle.wait_for_pool("bank", "vault", 2048)  # half of what a pool holds at least: below that it is filled
         nodes = [handle.pids()["node-ada"], handle.pids()["node-cleo"]]
 
         def kill_now_and_then() -> None:
