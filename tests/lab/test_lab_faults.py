@@ -122,7 +122,7 @@ def test_a_hundred_kills_give_no_key_twice_and_no_two_keys_apart(short_directory
                 pid = dice.choice([pid for _, pid in sorted(handle.running().items()) if pid])
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                time.sleep(dice.uniform(0.1, 1.5))
+                time.sleep(dice.uniform(0.05, 0.9))
             # How much was served in between depends on the machine; go on until there is enough to compare.
             deadline_s = time.monotonic() + 120
             while len(customers.collected) < KILLS and time.monotonic() < deadline_s:
