@@ -111,6 +111,8 @@ def test_clients_that_name_their_requests_lose_nothing_to_kills(short_directory)
         handle.down()
 
 
+# A server that dies between TCP and TLS: the client's half-made socket may be left to the collector, which says so.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 def test_a_hundred_kills_give_no_key_twice_and_no_two_keys_apart(short_directory):
     handle = lab_kit.start(short_directory, "kill", lab_kit.SMALL_TRUNK)
@@ -122,7 +124,7 @@ def test_a_hundred_kills_give_no_key_twice_and_no_two_keys_apart(short_directory
                 pid = dice.choice([pid for _, pid in sorted(handle.running().items()) if pid])
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-                time.sleep(dice.uniform(0.05, 0.9))
+                time.sleep(dice.uniform(0.1, 1.5))
             # How much was served in between depends on the machine; go on until there is enough to compare.
             deadline_s = time.monotonic() + 120
             while len(customers.collected) < KILLS and time.monotonic() < deadline_s:
