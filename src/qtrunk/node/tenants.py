@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import isfinite
 
-from qtrunk.base.errors import KeyExhausted, QtrunkError, RouteUnavailable
+from qtrunk.base.errors import KeyExhausted, QtrunkError, RouteUnavailable, StoreError
 from qtrunk.base.ids import KeyId, SaeId
 from qtrunk.base.ports import Clock, LotSupply, Stock, SuppliedKey, SuppliedKeys, SupplyStatus
 from qtrunk.kms.admission import KEPT_SAES_MAX, Admission
@@ -134,8 +134,9 @@ class TenantSupply:
             keys = await self._supply.initiate_same(initiator, target, number, key_bits, count)
         except QtrunkError as error:
             undo(is_guaranteed=is_guaranteed)
-            for _ in range(count):
-                figures.refused(reason_of(error))
+            if isinstance(error, StoreError):  # After any other each is tried by itself, and counted there.
+                for _ in range(count):
+                    figures.refused(reason_of(error))
             raise
         if keys is None:
             undo(is_guaranteed=is_guaranteed)
