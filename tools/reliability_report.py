@@ -154,7 +154,7 @@ def table(rows: list[tuple[str, ...]], *heads: str) -> list[str]:
 
 
 def flat(result: dict[str, object], *names: str) -> list[tuple[str, ...]]:
-    return [(name, f"{result[name]:,}" if isinstance(result[name], int) else str(result[name])) for name in names]
+    return [(name, f"{found:,.0f}" if isinstance(found := result[name], int | float) else str(found)) for name in names]
 
 
 def page(torture: dict[str, object], power: dict[str, object], counts: dict[str, int]) -> str:
