@@ -6,6 +6,8 @@ import pytest
 
 from qtrunk.base.errors import KeyExhausted
 from qtrunk.base.ids import NodeId, SaeId
+from qtrunk.kms.poolstate import HEAD_OCTETS
+from qtrunk.kms.sharing import Fill
 from qtrunk.node import ahead
 from qtrunk.node.advert import Adverts
 from qtrunk.node.alarms import AlarmBoard
@@ -61,6 +63,66 @@ def test_a_request_does_not_queue_for_ever_behind_others_of_its_pool(monkeypatch
         await asyncio.sleep(0.01)
         assert relay.asked == 2
         second.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_pool_is_filled_in_segments_that_get_shorter_where_the_relay_is_slow_or_fails() -> None:
+    """Credit that was not used is the tenant's again, and requests have their turn in between."""
+    saes = (Sae(id=A, node=NodeId("a")), Sae(id=B, node=NodeId("b")))
+    line = trunk("t", [Node(id=NodeId(name)) for name in "ab"], [(10, 3)])
+    topology = Topology(name=line.name, nodes=line.nodes, links=line.links, saes=saes)
+
+    class Clock(SystemClock):
+        now_s = 0.0
+
+        def monotonic_s(self) -> float:
+            return self.now_s
+
+    clock = Clock()
+
+    class Relay:
+        """Takes as long as is told, None: fails."""
+
+        def __init__(self, *seconds: float | None) -> None:
+            self.seconds, self.octets = list(seconds), []
+
+        async def fill(self, _initiator: SaeId, _target: SaeId, octets: int) -> None:
+            self.octets.append(octets - HEAD_OCTETS)
+            took_s = self.seconds.pop(0)
+            await asyncio.sleep(0)
+            clock.now_s += took_s or 5.0
+            if took_s is None:
+                raise KeyExhausted("silent")
+
+    async def scenario() -> None:
+        first = ahead.PIECE_OCTETS
+        relay = Relay(0.1, 0.1, 1.0, 3.0, 0.1, None)
+        filling = ahead.FillAhead(
+            NodeId("a"), topology, NoPools(), relay, Adverts(NodeId("a")), AlarmBoard(clock), clock, None
+        )
+        wanted = filling._want(A, B)
+        given = 5 * ahead.PIECE_OCTETS_MAX + 700
+        fill = Fill(pool="", tenant="default", octets=given, guaranteed_octets=given)
+        filling._start((A, B), wanted, fill)
+        (task,) = filling._running
+        await asyncio.sleep(0)
+        assert wanted.filling.locked()
+        await task
+        # Doubled twice, as it was, halved after a slow one, doubled, halved after a failure.
+        assert relay.octets == [first, 2 * first, 4 * first, 4 * first, 2 * first, 4 * first]
+        assert wanted.piece_octets == 2 * first
+        assert filling._sharing._credits["default"] == given - 13 * first
+        assert not wanted.is_filled_ahead
+        assert wanted.not_before_s > clock.now_s
+        # What would be left over is no segment of its own.
+        relay.seconds = [0.1, 0.1]
+        relay.octets.clear()
+        last = 4 * first + 256
+        filling._start((A, B), wanted, Fill(pool="", tenant="default", octets=last, guaranteed_octets=last))
+        await asyncio.gather(*filling._running)
+        assert relay.octets == [2 * first, 2 * first + 256]
+        assert filling._sharing._credits["default"] == given - 13 * first
 
     asyncio.run(scenario())
 

@@ -39,7 +39,7 @@ _PRINT_LABEL = b"qtrunk fingerprint v1\0"
 def associated(*parts: str | bytes | int) -> bytes:
     """Associated data: parts in order, each with its length, so that two lists never read alike."""
     encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-    return b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+    return b"".join([len(part).to_bytes(4, "big") + part for part in encoded])
 
 
 def seal(kek: Secret, data: bytes | memoryview, place: bytes) -> bytes:

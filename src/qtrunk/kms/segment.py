@@ -19,8 +19,6 @@ Errors: StoreError (disk), SegmentDamagedError (the file is gone, cut or changed
 import os
 import re
 import struct
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -34,6 +32,8 @@ from qtrunk.kms.key import block_name
 from qtrunk.kms.seal import SEAL_OVERHEAD_OCTETS, TAG_OCTETS, associated, seal, sync_directory, unseal
 
 PIECE_OCTETS = 4096
+_BATCH_PIECES = 64
+"""Read from the file at once."""
 _MAGIC = b"QTSEGM\x00\x01"
 _KEY_OCTETS = 32
 _SEALED_KEY_OCTETS = _KEY_OCTETS + SEAL_OVERHEAD_OCTETS
@@ -66,14 +66,14 @@ class Segments:
         segment_key = Secret(randomness.octets(_KEY_OCTETS))
         sealed_key = seal(self._kek, segment_key.reveal(), self._place(link, block, len(material)))
         box = AESGCM(segment_key.reveal())
-        octets = material.reveal()
+        octets, place = material.reveal(), self._block_place(link, block)
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
             with os.fdopen(handle, "wb") as out:
                 out.write(_HEADER.pack(_MAGIC, len(material), sealed_key))
                 for index in range(-(-len(material) // PIECE_OCTETS)):
                     piece = octets[index * PIECE_OCTETS : (index + 1) * PIECE_OCTETS]
-                    out.write(box.encrypt(_nonce(index), piece, self._place(link, block, index)))
+                    out.write(box.encrypt(_nonce(index), piece, place + associated(index)))
                 out.flush()
                 os.fsync(out.fileno())
             sync_directory(self._directory)
@@ -94,7 +94,7 @@ class Segments:
     def reader(self, link: LinkId, block: int) -> "SegmentReader":
         """A segment opened for many reads; SegmentDamagedError when it does not open."""
         try:
-            return SegmentReader(self._path(link, block), self._kek, link, block, partial(self._place, link, block))
+            return SegmentReader(self._path(link, block), self._kek, link, block, self._block_place(link, block))
         except FileNotFoundError as error:
             raise SegmentDamagedError(link, block, "gone") from error
 
@@ -151,14 +151,19 @@ class Segments:
             raise StoreError(f"{block_name(link, block)}: not a name that a segment can have")
         return self._directory / f"{link}.{block}{_SUFFIX}"
 
+    def _block_place(self, link: LinkId, block: int) -> bytes:
+        """What comes before the position in the associated data of a piece."""
+        return associated("segment", self._node, link, block)
+
     def _place(self, link: LinkId, block: int, position: int) -> bytes:
-        return associated("segment", self._node, link, block, position)
+        return self._block_place(link, block) + associated(position)
 
 
 class SegmentReader:
     """One segment, open; the piece that was read last stays at hand. `close` it: until then the segment key lives."""
 
-    def __init__(self, path: Path, kek: Secret, link: LinkId, block: int, place: Callable[[int], bytes]) -> None:
+    def __init__(self, path: Path, kek: Secret, link: LinkId, block: int, place: bytes) -> None:
+        """`place`: the associated data of its pieces, up to their position."""
         self._link, self._block, self._place = link, block, place
         self._at, self._piece = -1, Secret(bytes(PIECE_OCTETS))
         self._is_used = False
@@ -173,7 +178,7 @@ class SegmentReader:
             if magic != _MAGIC:
                 raise SegmentDamagedError(link, block, "not what was written")
             try:
-                segment_key = unseal(kek, sealed_key, place(self._total))
+                segment_key = unseal(kek, sealed_key, place + associated(self._total))
             except AuthenticationFailed as error:
                 raise SegmentDamagedError(link, block, "changed or cut short") from error
             self._box = AESGCM(segment_key.reveal())
@@ -187,12 +192,20 @@ class SegmentReader:
         end = offset + len(into)
         if not 0 <= offset <= end <= self._total:
             raise SegmentDamagedError(self._link, self._block, "not what was written")
-        for index in range(offset // PIECE_OCTETS, (end - 1) // PIECE_OCTETS + 1):
-            base = index * PIECE_OCTETS
-            if index != self._at:
-                self._load(index)
-            first, last = max(offset, base), min(end, base + PIECE_OCTETS)
-            into[first - offset : last - offset] = self._octets[first - base : last - base]
+        place = offset
+        while place < end:
+            index, within = divmod(place, PIECE_OCTETS)
+            whole = 0 if within else min(_BATCH_PIECES, end // PIECE_OCTETS - index)
+            after = (index + max(1, whole)) * PIECE_OCTETS
+            if whole:
+                # Nothing else will be read of these: they need not pass by the piece at hand.
+                self._open(index, whole, into[place - offset : after - offset])
+            else:
+                if index != self._at:
+                    self._load(index)
+                last = min(end, after) - index * PIECE_OCTETS
+                into[place - offset : min(end, after) - offset] = self._octets[within:last]
+            place = after
 
     def secrets(self, offset: int, length: int, step: int, count: int) -> list[Secret]:
         """`count` times `length` octets of the material, `step` apart; quick for what lies within one piece."""
@@ -224,16 +237,27 @@ class SegmentReader:
         os.close(self._handle)
 
     def _load(self, index: int) -> None:
-        size = min(PIECE_OCTETS, self._total - index * PIECE_OCTETS)
-        sealed = os.pread(self._handle, size + TAG_OCTETS, _HEADER.size + index * (PIECE_OCTETS + TAG_OCTETS))
+        """The piece at hand is this one."""
         self._at = -1
         try:
-            self._box.decrypt_into(_nonce(index), sealed, self._place(index), self._octets[:size])
+            self._open(index, 1, self._octets[: min(PIECE_OCTETS, self._total - index * PIECE_OCTETS)])
+        except SegmentDamagedError:
+            self._piece.wipe()
+            raise
+        self._at = index
+
+    def _open(self, index: int, count: int, into: memoryview) -> None:
+        """So many pieces from `index` on; only the last one of the segment may be shorter than others."""
+        step, box, place = PIECE_OCTETS + TAG_OCTETS, self._box, self._place
+        sealed = memoryview(os.pread(self._handle, len(into) + count * TAG_OCTETS, _HEADER.size + index * step))
+        try:
+            for number in range(count):
+                piece = sealed[number * step : (number + 1) * step]
+                octets = into[number * PIECE_OCTETS : (number + 1) * PIECE_OCTETS]
+                box.decrypt_into(_nonce(index + number), piece, place + associated(index + number), octets)
         except (InvalidTag, ValueError) as error:
             # ValueError: fewer octets than there must be.
-            self._piece.wipe()
             raise SegmentDamagedError(self._link, self._block, "changed or cut short") from error
-        self._at = index
 
 
 def _nonce(index: int) -> bytes:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from qtrunk.base.errors import KeyExhausted, QtrunkError, RouteUnavailable
@@ -41,6 +41,12 @@ HORIZON_S = 60.0
 FLOOR_OCTETS = 4 << 10
 LEAST_OCTETS = 512
 """No shorter segment is worth its head and its messages."""
+PIECE_OCTETS, PIECE_OCTETS_LEAST, PIECE_OCTETS_MAX = 256 << 10, 16 << 10, 1 << 20
+"""A pool is filled in segments of so many octets: at first, at the least, at the most. A longer one would keep every
+node on its way from all else for more than some 20 ms."""
+PIECE_QUICK_S, PIECE_SLOW_S = 0.5, 2.0
+"""One that took less is followed by a longer one, one that took more, or failed, by a shorter one: what is not there
+when the relay gives up has cost its key on every link, for nothing."""
 PERIOD_S = 1.0
 SOON_S = 0.25
 """So soon after another look routes that have changed bring one."""
@@ -79,6 +85,8 @@ class _Wanted:
     link: LinkId | None = None
     """The first one on its route; None: there is no route."""
     filling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    piece_octets: int = PIECE_OCTETS
+    """Of the next segment."""
     is_filled_ahead: bool = False
     """Whether that is under way, or waits for its turn behind requests: they may come so thick that they never end."""
 
@@ -351,22 +359,38 @@ class FillAhead:
             return
 
         async def work() -> None:
+            done, whole = 0, min(octets, SEGMENT_OCTETS_MAX)
             try:
-                async with wanted.filling:
-                    await self._fill(pair, min(octets, SEGMENT_OCTETS_MAX - HEAD_OCTETS))
-                    wanted.pause_s = 0.0
+                while done < whole and self._wanted.get(pair) is wanted:
+                    # Between two segments it is the turn of requests that wait.
+                    async with wanted.filling:
+                        done += await self._fill_piece(pair, wanted, whole - done)
+                wanted.pause_s = 0.0
             except QtrunkError as error:
-                self._sharing.give_back(fill)
                 wanted.pause_s = min(PAUSE_MAX_S, 2 * wanted.pause_s or 1.0)
                 wanted.not_before_s = self._clock.monotonic_s() + wanted.pause_s
                 log.info("pool %s to %s: not filled: %s", *pair, error)
             finally:
+                unused = max(0, fill.guaranteed_octets - done)
+                self._sharing.give_back(replace(fill, guaranteed_octets=unused))
                 wanted.is_filled_ahead = False
 
         wanted.is_filled_ahead = True
         task = asyncio.create_task(work())
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+    async def _fill_piece(self, pair: Pair, wanted: _Wanted, missing: int) -> int:
+        """One segment of what is missing; its octets."""
+        usual, began_s = wanted.piece_octets, self._clock.monotonic_s()
+        octets = usual if missing >= usual + LEAST_OCTETS else missing
+        wanted.piece_octets = max(PIECE_OCTETS_LEAST, usual // 2)
+        await self._fill(pair, octets)
+        took_s = self._clock.monotonic_s() - began_s
+        if took_s < PIECE_SLOW_S:
+            is_easy = took_s < PIECE_QUICK_S and octets >= usual
+            wanted.piece_octets = min(PIECE_OCTETS_MAX, 2 * usual) if is_easy else usual
+        return octets
 
     async def _fill(self, pair: Pair, octets: int) -> None:
         """A segment by QKD; where that fails and the policy allows it, of ML-KEM alone."""

@@ -1,7 +1,9 @@
 """A lab of real processes for figures, driven by the command line as a user would."""
 
+import http.client
 import json
 import os
+import ssl
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +12,43 @@ from typing import Any
 
 from qtrunk.base.errors import LabError
 from qtrunk.plan.bench.roundtrips import End
+
+Document = dict[str, Any]
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time that a process and its threads have used."""
+    parts = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Connection:
+    """One that is kept, and made anew after an error."""
+
+    def __init__(self, port: int, certificate: str, private_key: str, ca_certificate: str) -> None:
+        """`port` of this machine; PEM files."""
+        context = ssl.create_default_context(cafile=ca_certificate)
+        context.load_cert_chain(certificate, private_key)
+        self._connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10.0)
+
+    @classmethod
+    def to(cls, end: End) -> "Connection":
+        """The key manager of an SAE, as that SAE."""
+        return cls(end.port, end.certificate, end.private_key, end.ca_certificate)
+
+    def get(self, path: str) -> Document:
+        """LabError for anything but 200 and JSON."""
+        try:
+            self._connection.request("GET", path)
+            response = self._connection.getresponse()
+            octets = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise LabError(f"GET {path.split('?')[0]}: {error!r}") from error
+        if response.status != http.client.OK:
+            raise LabError(f"GET {path.split('?')[0]}: {response.status}")
+        found: Document = json.loads(octets)
+        return found
 
 
 @dataclass(frozen=True)
@@ -51,10 +90,14 @@ class Lab:
         """As the lab's own file has them."""
         return list(self._record()["ports"])
 
+    def links(self) -> list[dict[str, Any]]:
+        """As the lab's own file has them: `id`, `alice`, `bob` and more."""
+        links: list[dict[str, Any]] = self._record()["topology"]["links"]
+        return links
+
     def link(self, a: str, b: str) -> str:
-        """The link between two nodes."""
-        links: list[dict[str, str]] = self._record()["topology"]["links"]
-        return next(link["id"] for link in links if {link["alice"], link["bob"]} == {a, b})
+        """The ID of the link between two nodes."""
+        return str(next(link["id"] for link in self.links() if {link["alice"], link["bob"]} == {a, b}))
 
     def admin(self, node: str) -> tuple[int, str, str, str]:
         """A node's administration interface: port, and the operator's certificate, private key and CA."""
@@ -62,6 +105,6 @@ class Lab:
         operator = self.state / "operator"
         return port, *(str(path) for path in (operator / "cert.pem", operator / "key.pem", self.state / "pki/ca.pem"))
 
-    def _record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.state / "lab.json").read_bytes())
+    def _record(self) -> Document:
+        found: Document = json.loads((self.state / "lab.json").read_bytes())
         return found

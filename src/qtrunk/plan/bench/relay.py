@@ -26,11 +26,15 @@ KEY_OCTETS = 32
 FROM, TO = SaeId("first"), SaeId("last")
 
 
-class _Clock:
+class Clock:
+    """The system's."""
+
     def unix_s(self) -> float:
+        """See base.ports."""
         return time.time()
 
     def monotonic_s(self) -> float:
+        """See base.ports."""
         return time.monotonic()
 
 
@@ -51,7 +55,7 @@ class _Network:
 
     def __init__(self, directory: Path) -> None:
         self.topology = _row()
-        clock = _Clock()
+        clock = Clock()
         self.stores = {
             node.id: KeyStore.open(directory / node.id, node.id, Secret(randomness.octets(32)), clock)
             for node in self.topology.nodes
@@ -69,7 +73,7 @@ class _Network:
             for link in self.topology.links:
                 material = randomness.octets(BLOCK_OCTETS)
                 for node in (link.alice, link.bob):
-                    self.stores[node].hold(_block(link.id, self._blocks, material))
+                    self.stores[node].hold(block(link.id, self._blocks, Secret(material)))
                     self.stores[node].release(link.id, self._blocks)
 
     def relay(self, octets: int) -> None:
@@ -93,11 +97,12 @@ class _Network:
             store.close()
 
 
-def _block(link: LinkId, block: int, material: bytes) -> QkdKey:
+def block(link: LinkId, number: int, material: Secret) -> QkdKey:
+    """A block of link key, as distillation would hand it to the stores."""
     return QkdKey(
         link=link,
-        block=block,
-        material=Secret(material),
+        block=number,
+        material=material,
         auth_octets=1008,
         epsilon=Epsilon(secret=1e-10, correct=1e-30, authentic=1e-31),
         sifted_bits=8 * len(material),

@@ -16,6 +16,7 @@ from qtrunk.plan.bench import (
     network,
     reconciliation,
     relay,
+    relaylab,
     sifting,
     supply,
     switchover,
@@ -41,6 +42,7 @@ MAKERS: dict[str, Maker] = {
     "network.routes": network.routes,
     "network.switchover": switchover.switchover,
     "network.relay": relay.ten_hops,
+    "network.processes": relaylab.node_processes,
 }
 """A benchmark is one line here."""
 

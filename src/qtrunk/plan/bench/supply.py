@@ -26,7 +26,7 @@ from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.kms.seal import load_or_make_kek
 from qtrunk.kms.store import KeyStore
 from qtrunk.plan.bench.figures import Figure
-from qtrunk.plan.bench.lab import Lab
+from qtrunk.plan.bench.lab import Lab, cpu_s
 from qtrunk.plan.bench.load import Load, Outcome, run_apart
 from qtrunk.plan.bench.roundtrips import End, Task
 
@@ -92,11 +92,6 @@ def _lab(octets: int) -> Iterator[_Lab]:
             lab.qtrunk("down")
 
 
-def _cpu_s(pid: int) -> float:
-    parts = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def _load(end: End, **options: object) -> Load:
     return Load(
         **{
@@ -141,10 +136,10 @@ def requests(runs: int, _with_rivals: bool) -> list[Figure]:
         end, pid = lab.end("alice", "bob"), lab.pids()["a"]
         full, per_cpu = [], []
         for _ in range(max(1, min(runs, 3))):
-            before_s = _cpu_s(pid)
+            before_s = cpu_s(pid)
             outcome = _checked(run_apart(_load(end, connections=128), cores=[1]))
             full.append(outcome.per_second)
-            per_cpu.append(outcome.answers["200"] / max(1e-9, _cpu_s(pid) - before_s))
+            per_cpu.append(outcome.answers["200"] / max(1e-9, cpu_s(pid) - before_s))
         flush_s = _flush_s(lab.state)
         half = _checked(run_apart(_load(end, connections=32, rate_hz=statistics.median(full) / 2), cores=[1]))
         bulk = [

@@ -6,11 +6,8 @@ last moment at which neither end of the link had seen it to the first at which t
 round; nothing but adverts tells that node. After a **kill** of the node between: from before the signal.
 """
 
-import http.client
-import json
 import os
 import signal
-import ssl
 import statistics
 import tempfile
 import threading
@@ -18,11 +15,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from qtrunk.base.errors import LabError
 from qtrunk.plan.bench.figures import Figure
-from qtrunk.plan.bench.lab import Lab
+from qtrunk.plan.bench.lab import Connection, Document, Lab
 from qtrunk.plan.bench.roundtrips import End
 
 HOME, FAR = "ada", "cleo"
@@ -46,34 +42,6 @@ loss_db = 8
 block_s = 1.0
 clock_fraction = 0.1
 """
-Document = dict[str, Any]
-
-
-class _Connection:
-    """One that is kept, and made anew after an error."""
-
-    def __init__(self, port: int, certificate: str, private_key: str, ca_certificate: str) -> None:
-        context = ssl.create_default_context(cafile=ca_certificate)
-        context.load_cert_chain(certificate, private_key)
-        self._connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10.0)
-
-    @classmethod
-    def to(cls, end: End) -> "_Connection":
-        return cls(end.port, end.certificate, end.private_key, end.ca_certificate)
-
-    def get(self, path: str) -> Document:
-        """LabError for anything but 200 and JSON."""
-        try:
-            self._connection.request("GET", path)
-            response = self._connection.getresponse()
-            octets = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            raise LabError(f"GET {path.split('?')[0]}: {error!r}") from error
-        if response.status != http.client.OK:
-            raise LabError(f"GET {path.split('?')[0]}: {response.status}")
-        found: Document = json.loads(octets)
-        return found
 
 
 class _Customers:
@@ -97,7 +65,7 @@ class _Customers:
             thread.join()
 
     def _run(self, here: End, there: End) -> None:
-        source, sink = _Connection.to(here), _Connection.to(there)
+        source, sink = Connection.to(here), Connection.to(there)
         while not self._stop.wait(PAUSE_S):
             try:
                 given = source.get(f"{here.path}/enc_keys?number=1&size=256")["keys"]
@@ -114,7 +82,7 @@ class _Ring:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self._admin = {node: _Connection(*lab.admin(node)) for node in lab.nodes()}
+        self._admin = {node: Connection(*lab.admin(node)) for node in lab.nodes()}
 
     def status(self, node: str) -> Document:
         """Of a node that runs."""

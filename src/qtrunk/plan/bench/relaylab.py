@@ -1,0 +1,142 @@
+"""Relay over ten hops by real node processes: pools of SAEs at the two ends of a row of eleven nodes fill from empty.
+
+A lab of eleven nodes is made and stopped; its links are given key through the production store, more than full links
+keep, so that no light runs; then it is started again. The nodes fill the pools ahead as they always do (`node.ahead`):
+TLS 1.3 between them, every octet of link key recorded on the disk before it is used, hybrid keys. Nobody asks for keys.
+What counts is what lies in the pools, as the nodes' own status has it, and the wall clock.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from qtrunk.base.errors import LabError
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.base.secret import Secret
+from qtrunk.crypto import randomness
+from qtrunk.kms.seal import load_or_make_kek
+from qtrunk.kms.store import KeyStore
+from qtrunk.plan.bench.figures import Figure
+from qtrunk.plan.bench.lab import Connection, Lab, cpu_s
+from qtrunk.plan.bench.relay import BLOCK_OCTETS, HOPS, KEY_OCTETS, Clock, block
+
+PAIRS = 4
+"""Of SAEs at the two ends; each has a pool for either way."""
+POOL_OCTETS = 8 << 20
+LINK_OCTETS = 2 * PAIRS * (POOL_OCTETS + (1 << 20))
+"""Of each direction of a link: filling ahead leaves half of a link's key to others."""
+LOOK_S = 0.25
+WINDOW_S = 5.0
+WITHIN_S = 240.0
+FULL = 0.95
+"""Part of what all pools want that ends a run."""
+
+
+def topology() -> str:
+    """The row, and pools of POOL_OCTETS each."""
+    nodes = [f"n{number}" for number in range(HOPS + 1)]
+    saes = [name for number in range(PAIRS) for name in (f"first-{number}@{nodes[0]}", f"last-{number}@{nodes[-1]}")]
+    demands = [
+        f'[[demands]]\nbetween = ["first-{number}", "last-{number}"]\nrate_bps = {8 * POOL_OCTETS / 60:.0f}\n'
+        for number in range(PAIRS)
+    ]
+    head = f'name = "row"\ntrunks = [{nodes}]\nsaes = {saes}\n'.replace("'", '"')
+    return f"{head}[link]\nlength_km = 50\nclock_fraction = 0.001\n" + "".join(demands)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """The pools of all pairs together, and what the nodes have used so far."""
+
+    at_s: float
+    octets: int
+    cpu_s: float
+
+
+class _Row(Lab):
+    """The lab, and what is done with it."""
+
+    def fill(self, octets: int) -> None:
+        """So much link key for each direction of every link, the same at both its ends; the lab must be down."""
+        places = {node: self.state / "nodes" / node for node in self.nodes()}
+        stores = {
+            node: KeyStore.open(place / "store", NodeId(node), load_or_make_kek(place / "kek"), Clock())
+            for node, place in places.items()
+        }
+        try:
+            for link in self.links():
+                ends = [stores[link["alice"]], stores[link["bob"]]]
+                name = LinkId(link["id"])
+                first = 1 + max(store.last_block(name) for store in ends)
+                for number in range(first, first - (-2 * octets // BLOCK_OCTETS)):
+                    material = randomness.octets(BLOCK_OCTETS)
+                    for store in ends:
+                        store.hold(block(name, number, Secret(material)))
+                        store.release(name, number)
+        finally:
+            for store in stores.values():
+                store.close()
+
+    def samples(self) -> Iterator[_Sample]:
+        """The pools, again and again; LabError where they do not get full."""
+        ends = [Connection(*self.admin(node)) for node in (self.nodes()[0], self.nodes()[-1])]
+        pids = list(self.pids().values())
+        until_s = time.monotonic() + WITHIN_S
+        while time.monotonic() < until_s:
+            pools = [pool for end in ends for pool in end.get("/admin/v1/status")["pools"]]
+            octets = sum(pool["available"] for pool in pools if pool["side"] == "initiator")
+            yield _Sample(time.monotonic(), octets, sum(map(cpu_s, pids)))
+            if octets >= FULL * 2 * PAIRS * POOL_OCTETS:
+                return
+            time.sleep(LOOK_S)
+        raise LabError(f"the pools of a row of {HOPS} hops were not full after {WITHIN_S:.0f} s")
+
+
+@contextmanager
+def row() -> Iterator[_Row]:
+    """Running, with link key, its pools still empty."""
+    with tempfile.TemporaryDirectory(prefix="qtrunk-bench") as directory:
+        place = Path(directory)
+        (place / "row.toml").write_text(topology())
+        lab = _Row(place / "lab")
+        lab.qtrunk("up", str(place / "row.toml"), "--detach")
+        lab.qtrunk("down")
+        lab.fill(LINK_OCTETS)
+        lab.qtrunk("up", str(place / "row.toml"), "--detach")
+        try:
+            yield lab
+        finally:
+            lab.qtrunk("down")
+
+
+def node_processes(_runs: int, _with_rivals: bool) -> list[Figure]:
+    """Keys a second of the wall clock into the pools, from when the first lie there until all are full."""
+    with row() as lab:
+        samples = [sample for sample in lab.samples() if sample.octets]
+    first, last = samples[0], samples[-1]
+    keys = (last.octets - first.octets) / KEY_OCTETS
+    return [
+        Figure(
+            name=f"256-bit keys over {HOPS} hops, {HOPS + 1} node processes",
+            value=keys / (last.at_s - first.at_s),
+            unit="keys/s",
+            goal=50_000,
+            samples=tuple(_rates(samples)),
+            note=f"{2 * PAIRS} pools of {POOL_OCTETS >> 20} MiB between the two ends, filled ahead; "
+            f"{os.cpu_count()} cores for all, {keys / (last.cpu_s - first.cpu_s):,.0f} keys a second of CPU time; "
+            f"lowest and highest: within {WINDOW_S:g} s",
+        )
+    ]
+
+
+def _rates(samples: Sequence[_Sample]) -> Iterator[float]:
+    """Keys a second in each window of WINDOW_S."""
+    start = samples[0]
+    for sample in samples[1:]:
+        if sample.at_s - start.at_s >= WINDOW_S:
+            yield (sample.octets - start.octets) / KEY_OCTETS / (sample.at_s - start.at_s)
+            start = sample
