@@ -1,5 +1,8 @@
 """The controller's machine: plans, hands out, takes over, and keeps its hands off what it cannot see."""
 
+import itertools
+import random
+
 import msgspec
 import pytest
 
@@ -8,7 +11,7 @@ from qtrunk.control.controller import RENEW_S, RETRY_S, SILENT_S, Controller
 from qtrunk.control.telemetry import decode
 from qtrunk.control.views import Views
 from qtrunk.relay.route import disjoint_routes
-from qtrunk.topology import Demand, Node, Sae, ring
+from qtrunk.topology import Demand, Link, Node, Sae, link_id, ring
 
 SAES = (Sae(id="bank", node="a"), Sae(id="vault", node="c"), Sae(id="desk", node="a"))
 RING = ring("ring", [Node(id=name) for name in "abcd"], [(10, 3)] * 4)
@@ -289,3 +292,41 @@ def test_a_node_that_was_never_heard_has_no_figures(machine):
     views = Views(machine, 0.0, 1e9 + 0.0)
     assert {link["state"] for link in views.links()} == {"unknown"}
     assert not any(node["answers"] for node in views.nodes())
+
+
+def test_a_plan_that_follows_what_changes_is_the_one_that_is_made_anew():
+    """Links of random lengths, so that no two routes cost the same; links go out of use, are drained and come back."""
+    dice = random.Random(7)
+    lengths = [dice.uniform(10, 70) for _ in range(16)]
+    nodes = [Node(id=f"n{number}") for number in range(12)]
+    ends = [(place, (place + 1) % 12) for place in range(12)] + [(0, 5), (2, 9), (3, 7)]
+    links = tuple(
+        Link(id=link_id(nodes[a].id, nodes[b].id), alice=nodes[a].id, bob=nodes[b].id, length_km=km, loss_db=0.2 * km)
+        for (a, b), km in zip(ends, lengths, strict=False)
+    )
+    net = type(RING)(name="mesh", nodes=tuple(nodes), links=links)
+    asked = []
+
+    def find(start, end, count, away):
+        asked.append((start, end))
+        return disjoint_routes(net, start, end, count, away)
+
+    follows = Controller("one", net, find)
+    follows.lead(1, 1)
+    follows.prepare()
+    searched, anew_searched = len(asked), 0
+    away = {"unusable": set(), "drained": set()}
+    for _ in range(30):
+        which = away[dice.choice(["unusable", "unusable", "drained"])]
+        link = dice.choice(sorted(which)) if which and dice.random() < 0.45 else dice.choice(links).id
+        which.symmetric_difference_update({link})
+        sets = [frozenset(away[name]) for name in ("unusable", "drained")]
+        asked.clear()
+        follows._plan(*sets)
+        searched += len(asked)
+        asked.clear()
+        anew = {(a.id, b.id): follows._best(a.id, b.id, *sets) for a, b in itertools.combinations(nodes, 2)}
+        anew_searched += len(asked)
+        assert {(a, b): follows.routes[a][b] for a, b in anew} == anew
+        assert {(a, b): follows.routes[b][a] for a, b in anew} == {k: [r[::-1] for r in v] for k, v in anew.items()}
+    assert searched < anew_searched

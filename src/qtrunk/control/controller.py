@@ -6,6 +6,7 @@ and hands a node its routes until the node says that it has them. Only who holds
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import combinations, pairwise
 
 from qtrunk.base.errors import RouteUnavailable
 from qtrunk.base.ids import LinkId, NodeId
@@ -16,6 +17,8 @@ from qtrunk.topology import Topology
 
 FindRoutes = Callable[[NodeId, NodeId, int, frozenset[LinkId]], tuple[tuple[NodeId, ...], ...]]
 """Start, end, how many disjoint ones, links that must not be used; RouteUnavailable where there are fewer."""
+Pair = tuple[NodeId, NodeId]
+Routes = list[list[str]]
 SILENT_S = 15.0
 """What was last heard of a node says nothing any more after so long."""
 RETRY_S = 3.0
@@ -52,8 +55,12 @@ class Controller:
     unusable: frozenset[LinkId] = frozenset()
     drained: frozenset[LinkId] = frozenset()
     """Links under maintenance: they may still carry key, and are the last that routes are planned over."""
-    routes: dict[NodeId, dict[str, list[list[str]]]] = field(default_factory=dict)
+    routes: dict[NodeId, dict[str, Routes]] = field(default_factory=dict)
     """The plan: for each node, routes to each other one."""
+    _usual: dict[Pair, Routes] = field(default_factory=dict)
+    """What each pair takes while all is well, as far as it was looked for."""
+    _detours: dict[Pair, Routes] = field(default_factory=dict)
+    """Of the pairs whose usual routes go over a link that is unusable or drained."""
     correlation: Correlation = field(init=False)
     """What follows from what, over the usual routes."""
     _nodes: dict[NodeId, _NodeState] = field(default_factory=dict)
@@ -140,38 +147,61 @@ class Controller:
         telemetry = self.telemetry(node, now_s)
         return next((end for end in telemetry.links if end.link == link), None) if telemetry else None
 
+    def prepare(self) -> None:
+        """Look for the usual routes of all pairs: that takes long in a large network, and needs no lease."""
+        for pair in self._pairs():
+            if pair not in self._usual:
+                self._usual[pair] = self._best(*pair, frozenset(), frozenset())
+
     def _plan(self, unusable: frozenset[LinkId], drained: frozenset[LinkId]) -> None:
-        planned: dict[NodeId, dict[str, list[list[str]]]] = {node.id: {} for node in self.topology.nodes}
-        for node, target in self._pairs():
-            routes = self._best(node, target, unusable, drained)
+        """Only pairs that what has changed may concern are looked at again: routes that stay open stay the best ones
+        whatever else closes, and the usual ones are the best of all."""
+        self.prepare()
+        away = unusable | drained
+        worse = (unusable - self.unusable) | (drained - self.drained)
+        is_better = bool((self.unusable - unusable) | (self.drained - drained))
+        detours: dict[Pair, Routes] = {}
+        planned: dict[NodeId, dict[str, Routes]] = {node.id: {} for node in self.topology.nodes}
+        for pair in self._pairs():
+            routes = self._usual[pair]
+            if away and self._touches(routes, away):
+                known = None if is_better else self._detours.get(pair)
+                if known is None or self._touches(known, worse):
+                    known = self._best(*pair, unusable, drained)
+                routes = detours[pair] = known
             if routes:
-                planned[node][target] = routes
+                planned[pair[0]][pair[1]] = routes
+                planned[pair[1]][pair[0]] = [row[::-1] for row in routes]
         if planned != self.routes or not self._is_planned:
             self.version += 1
             for state in self._nodes.values():
                 state.acknowledged_s = state.handed_s = -1e18
+        self._detours = detours
         self.routes, self.unusable, self.drained, self._is_planned = planned, unusable, drained, True
 
-    def _pairs(self) -> list[tuple[NodeId, NodeId]]:
-        """Ordered pairs of nodes that routes are planned for."""
+    def _touches(self, routes: Routes, links: frozenset[LinkId]) -> bool:
+        return any(
+            self.topology.link_between(NodeId(a), NodeId(b)).id in links for row in routes for a, b in pairwise(row)
+        )
+
+    def _pairs(self) -> list[Pair]:
+        """Pairs of nodes that routes are planned for, each once: the way back is the same."""
         nodes = [node.id for node in self.topology.nodes]
         if len(nodes) <= ALL_PAIRS_MAX:
-            return [(node, target) for node in nodes for target in nodes if node != target]
+            return list(combinations(nodes, 2))
         pairs = set()
         for demand in self.topology.demands:
             ends = [sae.node for name in demand.between if (sae := self.topology.sae(name)) is not None]
             if len(ends) == 2 and ends[0] != ends[1]:
-                pairs |= {(ends[0], ends[1]), (ends[1], ends[0])}
+                pairs.add((min(ends), max(ends)))
         return sorted(pairs)
 
-    def _best(
-        self, node: NodeId, target: NodeId, unusable: frozenset[LinkId], drained: frozenset[LinkId]
-    ) -> list[list[str]]:
+    def _best(self, node: NodeId, target: NodeId, unusable: frozenset[LinkId], drained: frozenset[LinkId]) -> Routes:
         """A disjoint pair where there is one, the shorter first; else what there is, first over usable links, of those
         first over such as are not drained."""
-        found: list[list[str]] = []
+        found: Routes = []
         away = unusable | drained
-        for count, avoided in ((2, away), (1, away), (1, unusable), (1, frozenset[LinkId]())):
+        for count, avoided in dict.fromkeys(((2, away), (1, away), (1, unusable), (1, frozenset[LinkId]()))):
             try:
                 routes = sorted(self.find(node, target, count, avoided), key=len)
             except RouteUnavailable:
@@ -183,7 +213,9 @@ class Controller:
 
     def _usual_route(self, start: NodeId, end: NodeId) -> list[NodeId]:
         """The one that is handed out while all is well."""
-        return [NodeId(node) for node in next(iter(self._best(start, end, frozenset(), frozenset())), [])]
+        routes = self._usual.get((start, end)) or [row[::-1] for row in self._usual.get((end, start), [])]
+        routes = routes or self._best(start, end, frozenset(), frozenset())
+        return [NodeId(node) for node in next(iter(routes), [])]
 
     def _due(self, now_s: float) -> Iterator[NodeId]:
         for node, state in self._nodes.items():

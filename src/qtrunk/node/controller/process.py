@@ -70,6 +70,8 @@ class ControllerRunner:
 
     async def run(self) -> None:
         """For ever."""
+        # Not while it leads: the lease would be over before the plan of a large network is made.
+        await asyncio.to_thread(self.machine.prepare)
         while True:
             try:
                 await self.step()
