@@ -45,17 +45,17 @@ def main() -> int:
         print("\n".join([*day.trial.last_words, f"FAILED: {violation}"]), file=sys.stderr)
         return 1
     took_s, virtual_s = time.process_time() - began_s, day.trial.loop.time()
-    print(day.report())
+    print(day.diary.report())
     print(
         f"{virtual_s:.0f} virtual seconds in {took_s:.0f} s of processor time (load {os.getloadavg()[0]:.0f} on "
         f"{os.cpu_count()} cores); {day.trial.weather.frames} frames, {day.trial.counts['collected']} keys at both ends"
     )
-    wrong = day.wrong()
+    wrong = day.diary.wrong()
     for text in wrong[:20]:
         print(f"FAILED: {text}", file=sys.stderr)
     if options.write and not wrong:
         PAGE.write_text(
-            PAGE.read_text(encoding="utf-8").partition(BEGIN)[0] + BEGIN + HEAD + day.report(), encoding="utf-8"
+            PAGE.read_text(encoding="utf-8").partition(BEGIN)[0] + BEGIN + HEAD + day.diary.report(), encoding="utf-8"
         )
     return 1 if wrong else 0
 

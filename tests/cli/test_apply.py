@@ -68,7 +68,7 @@ def test_processes_of_a_change_that_was_cut_off_are_waited_for(made, monkeypatch
     """The second command finds nothing changed; what an earlier one took out may still run."""
     running = [set(made.process_names()) | {"node-gone"}, set(made.process_names())]
     monkeypatch.setattr(command, "_processes", lambda _lab: running[0] if len(running) == 1 else running.pop(0))
-    monkeypatch.setattr(command, "_take", lambda _lab, _node: True)
+    monkeypatch.setattr(command, "_take", lambda _service: True)
     monkeypatch.setattr(command, "_begin_anew", lambda *_: None)
     monkeypatch.setattr(command.os, "kill", lambda *_: None)
     command._bring_about(made, command.change(made.topology, made.topology), 1)

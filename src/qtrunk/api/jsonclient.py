@@ -5,8 +5,9 @@ RequestRefused for 400 and 404, StoreError for anything else, each with the serv
 """
 
 import http.client
+import select
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -26,37 +27,68 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """Where a service is, and how it is talked to."""
+    """Where a service is, and how it is talked to. For any number of threads."""
 
     host: str
     port: int
     context: ssl.SSLContext
+    timeout_s: float = TIMEOUT_S
+    keeps: bool = False
+    """Connections stay for the next question, for whoever asks again and again: a handshake costs both ends more than
+    most answers. Without it each question has its own."""
+    _idle: list[http.client.HTTPSConnection] = field(default_factory=list, compare=False, repr=False)
 
     def ask(self, method: str, path: str, body: object = None) -> bytes:
         """The body of the answer (200), or an error."""
         payload = None if body is None else msgspec.json.encode(body)
         headers = {} if payload is None else {"Content-Type": "application/json"}
-        connection = http.client.HTTPSConnection(self.host, self.port, context=self.context, timeout=TIMEOUT_S)
+        connection = self._connection()
         where = f"{self.host}:{self.port}"
+        is_kept = False
         try:
-            connection.connect()
-            tls = connection.sock
-            assert isinstance(tls, ssl.SSLSocket)
-            self.check_peer(tls.getpeercert(binary_form=True) or b"")
+            if connection.sock is None:
+                connection.connect()
+                tls = connection.sock
+                assert isinstance(tls, ssl.SSLSocket)
+                self.check_peer(tls.getpeercert(binary_form=True) or b"")
             connection.request(method, path, payload, headers)
             response = connection.getresponse()
             octets = response.read(ANSWER_OCTETS_MAX + 1)
+            is_kept = self.keeps and connection.sock is not None and response.isclosed()
         except ssl.SSLError as problem:
             raise AuthenticationFailed(f"{where}: TLS fails ({problem.reason}); check certificates and CA") from problem
         except (OSError, http.client.HTTPException) as problem:
             raise LabError(f"{where} does not answer ({problem})") from problem
         finally:
-            connection.close()
+            if is_kept:
+                self._idle.append(connection)
+            else:
+                connection.close()
         if len(octets) > ANSWER_OCTETS_MAX:
             raise StoreError(f"{where}: answer of more than {ANSWER_OCTETS_MAX} octets")
         if response.status != http.client.OK:
             raise _problem(where, response.status, octets)
         return octets
+
+    def _connection(self) -> http.client.HTTPSConnection:
+        """One that was kept and is still open, or one that is still to be dialled."""
+        while self._idle:
+            try:
+                kept = self._idle.pop()
+            except IndexError:  # Another thread has it.
+                break
+            poll = select.poll()
+            poll.register(kept.sock, select.POLLIN)
+            # Nothing was asked, so there is only one thing to hear: the service has closed.
+            if not poll.poll(0):
+                return kept
+            kept.close()
+        return http.client.HTTPSConnection(self.host, self.port, context=self.context, timeout=self.timeout_s)
+
+    def close(self) -> None:
+        """End the connections that were kept."""
+        while self._idle:
+            self._idle.pop().close()
 
     def check_peer(self, der: bytes) -> None:
         """Before anything is sent: AuthenticationFailed where this is not who it should be. TLS has verified it."""

@@ -6,7 +6,6 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from qtrunk.api.jsonclient import Service, parse_address
 from qtrunk.base.errors import ConfigError, QtrunkError, RequestRefused, RouteUnavailable
 from qtrunk.base.ids import NodeId
 from qtrunk.cli import options, show
-from qtrunk.cli.remote import service_of_node, service_of_url
+from qtrunk.cli.labclient import LabClient, at_once
+from qtrunk.cli.remote import service_of_url
 from qtrunk.config import network
 from qtrunk.control.alarms import OperatorChange, StatusChange
 from qtrunk.control.catalogue import CATALOGUE
@@ -98,7 +98,7 @@ def _network(urls: Sequence[str], credentials: Path | None, file: str | None, st
         if credentials is not None or file is not None:
             raise ConfigError(["--credentials and --topology: for nodes that --url names"])
         lab = Lab.open(state)
-        return _Network({node.id: service_of_node(lab, node.id) for node in lab.topology.nodes}, lab.topology)
+        return _Network(LabClient(lab).services, lab.topology)
     if credentials is None:
         raise ConfigError(["--credentials DIR: needed with --url"])
     for url in urls:
@@ -118,8 +118,7 @@ def rows_of(services: dict[str, Service], topology: Topology | None) -> tuple[li
         except QtrunkError as problem:
             silent[name] = str(problem)
 
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(ask, services))
+    at_once(ask, services)
     correlation = None if topology is None else Correlation(topology, _route(topology))
     return merged(dict(sorted(said.items())), silent, correlation, topology, time.time()), silent
 

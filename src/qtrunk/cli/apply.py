@@ -15,6 +15,7 @@ from qtrunk.api.tls import client_context
 from qtrunk.base.errors import LabError
 from qtrunk.base.ids import NodeId
 from qtrunk.cli import options
+from qtrunk.cli.labclient import at_once
 from qtrunk.config import network
 from qtrunk.config.change import Change, change
 from qtrunk.node.lab import HOST, Lab
@@ -85,8 +86,15 @@ def _bring_about(lab: Lab, found: Change, supervisor: int) -> None:
     deadline_s = time.monotonic() + timeout_s
     ends = {end for link in found.gone_links for end in (link.alice, link.bob)}
     # Who sends over a link that goes stops that before the link's ends let go of it.
-    for node in sorted((node.id for node in lab.topology.nodes), key=lambda one: (one in ends, one)):
-        _until(lambda node=node: _take(lab, node), deadline_s, f"node {node} does not answer")  # type: ignore[misc]
+    own = lab.operator()
+    context = client_context(own.certificate, own.private_key, own.ca_certificate)
+
+    def give(node: NodeId) -> None:
+        service = Service(HOST, lab.ports[node].admin_api, context)
+        _until(lambda: _take(service), deadline_s, f"node {node} does not answer")
+
+    for is_end in (False, True):
+        at_once(give, [node.id for node in lab.topology.nodes if (node.id in ends) is is_end])
     lab.settle()
     os.kill(supervisor, signal.SIGHUP)
     for name in lab.controller_names():
@@ -96,12 +104,8 @@ def _bring_about(lab: Lab, found: Change, supervisor: int) -> None:
     _until(lambda: _processes(lab) <= left, deadline_s, f"{', '.join(sorted(_processes(lab) - left))} did not stop")
 
 
-def _take(lab: Lab, node: NodeId) -> bool:
+def _take(service: Service) -> bool:
     """Let a node take its new configuration; False while it does not answer."""
-    own = lab.operator()
-    service = Service(
-        HOST, lab.ports[node].admin_api, client_context(own.certificate, own.private_key, own.ca_certificate)
-    )
     try:
         service.ask("POST", "/admin/v1/configuration")
     except LabError:

@@ -24,7 +24,8 @@ from qtrunk.node.supervisor import is_running, running_state
 START_TIMEOUT_S, START_TIMEOUT_PER_NODE_S = 60.0, 3.0
 """To bring a lab up: with a hundred processes on two cores it takes a while."""
 STOP_TIMEOUT_S, STOP_TIMEOUT_PER_NODE_S = 20.0, 1.0
-REFRESH_S = 0.5
+REFRESH_S, REST_TIMES = 0.5, 5.0
+"""Of the live table: to ask is work for the nodes, too, so it rests so many times as long as that took."""
 
 
 @click.command()
@@ -128,8 +129,9 @@ def _show_live(lab: Lab, process: "subprocess.Popen[bytes]") -> None:
         )
     with Live(console=show.console(), auto_refresh=False, screen=False) as live:
         while process.poll() is None:
+            began_s = time.monotonic()
             live.update(Group(show.overview(client.status()), hint), refresh=True)
-            time.sleep(REFRESH_S)
+            time.sleep(max(REFRESH_S, REST_TIMES * (time.monotonic() - began_s)))
     raise LabError(f"the supervisor ended; see {lab.state}/logs/supervisor.out")
 
 

@@ -1,53 +1,58 @@
 """What the command line asks of a running lab: status of its nodes, receipts, and the state of its processes."""
 
-import http.client
-import ssl
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import TypeVar
 
 import msgspec
 
 from qtrunk.api.jsonclient import Service
 from qtrunk.api.tls import client_context
-from qtrunk.base.errors import LabError, QtrunkError
+from qtrunk.base.errors import LabError, QtrunkError, RequestRefused
 from qtrunk.base.ids import LinkId
 from qtrunk.control.telemetry import Finding, both
 from qtrunk.node.lab import HOST, Lab
 from qtrunk.node.supervisor import running_state
 
 TIMEOUT_S = 5.0
+AT_ONCE = 32
+"""Nodes that are asked at the same time: what one waits for is its own turn at the processor."""
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
-@dataclass(frozen=True, slots=True)
+def at_once(work: Callable[[A], B], items: Iterable[A]) -> list[B]:
+    """The results in the order of `items`; the first error of them."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(work, items))
+
+
 class LabClient:
-    """Talks to the administration interface of every node of one lab, as its operator."""
+    """Talks to the administration interface of every node of one lab, as its operator. Connections are kept: the live
+    table asks again and again.
+    """
 
-    lab: Lab
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        own = lab.operator()
+        context = client_context(own.certificate, own.private_key, own.ca_certificate)
+
+        def service(host: str, port: int) -> Service:
+            return Service(host, port, context, TIMEOUT_S, keeps=True)
+
+        self.services = {str(node): service(HOST, ports.admin_api) for node, ports in lab.ports.items()}
+        """Of each node."""
+        self._controllers = {port: service("localhost", port) for port in lab.controllers}
 
     def node(self, node: str, path: str) -> dict[str, object] | None:
         """A document of one node; None where it says that there is none. LabError if it does not answer."""
-        credentials = self.lab.operator()
-        context = ssl.create_default_context(cafile=str(credentials.ca_certificate))
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(credentials.certificate, credentials.private_key)
-        connection = http.client.HTTPSConnection(
-            HOST, self.lab.ports[node].admin_api, context=context, timeout=TIMEOUT_S
-        )
         try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise LabError(
-                f"node {node} does not answer ({error}); see {self.lab.state}/nodes/{node}/node.log"
-            ) from error
-        finally:
-            connection.close()
-        if response.status == http.client.OK:
-            return msgspec.json.decode(body, type=dict[str, object])
-        if path.startswith("/admin/v1/keys/") and response.status in (400, 404):
-            return None
-        raise LabError(f"node {node} answered {response.status} to {path}")
+            return msgspec.json.decode(self.services[node].ask("GET", path), type=dict[str, object])
+        except QtrunkError as error:
+            if isinstance(error, RequestRefused) and path.startswith("/admin/v1/keys/"):
+                return None
+            raise LabError(f"node {node}: {error}; see {self.lab.state}/nodes/{node}/node.log") from error
 
     def status(self) -> dict[str, object]:
         """The whole lab: processes, nodes, links (each once, with both ends)."""
@@ -60,9 +65,9 @@ class LabClient:
             except LabError as error:
                 errors[node] = str(error)
 
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(ask, [node.id for node in self.lab.topology.nodes]))
-            controllers = list(pool.map(self._controller, self.lab.controller_names(), self.lab.controllers))
+        at_once(ask, [node.id for node in self.lab.topology.nodes])
+        named = zip(self.lab.controller_names(), self.lab.controllers, strict=True)
+        controllers = [self._controller(name, port) for name, port in named]
         supervisor = running_state(self.lab.state)
         return {
             "topology": self.lab.topology.name,
@@ -91,9 +96,7 @@ class LabClient:
 
     def controller(self, port: int, path: str) -> bytes:
         """A document of the controller at a port; QtrunkError if it does not give it."""
-        own = self.lab.operator()
-        context = client_context(own.certificate, own.private_key, own.ca_certificate)
-        return Service("localhost", port, context).ask("GET", path)
+        return self._controllers[port].ask("GET", path)
 
     def _link(self, link: str, alice: str, bob: str, nodes: dict[str, dict[str, object]]) -> dict[str, object]:
         """Both ends' figures as one entry. Alice's end leads; the worse state of the two is the link's."""

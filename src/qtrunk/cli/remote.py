@@ -81,12 +81,6 @@ def _of_lab(lab: Lab, node: str, context: ssl.SSLContext) -> Service:
     return Service(HOST, lab.ports[node].admin_api, context)
 
 
-def service_of_node(lab: Lab, node: str) -> Service:
-    """A node of a lab, asked by the lab's operator."""
-    own = lab.operator()
-    return Service(HOST, lab.ports[node].admin_api, _context(own.certificate.parent, own.ca_certificate))
-
-
 def service_of_url(url: str, credentials: Path) -> Service:
     """A node's administration interface at `url`, asked by an operator."""
     return Service(*parse_address(url), _context(credentials, credentials / "ca.pem"))

@@ -202,6 +202,11 @@ class Streams:
             self._collected(end, batch, None if isinstance(outcome, QtrunkError) else outcome)
         return self._drain()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing that time could change."""
+        return not self._ends and not self._callers
+
     def tick(self) -> list[Effect]:
         """Time goes by: time-outs, ends of lives, notes that were not answered."""
         now_s = self._clock.monotonic_s()

@@ -46,6 +46,8 @@ class StreamRunner:
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._jobs: set[asyncio.Task[None]] = set()
         self._bug: BaseException | None = None
+        self._stirred = asyncio.Event()
+        """Something was done here: there may be time-outs to watch."""
         self._server: Etsi004Server | None = None
 
     # ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -77,6 +79,9 @@ class StreamRunner:
     async def keep_ticking(self) -> None:
         """Drive the machine's time-outs; raise the error that nobody foresaw where there was one."""
         while True:
+            if self._machine.is_empty and self._bug is None:
+                self._stirred.clear()
+                await self._stirred.wait()
             await asyncio.sleep(TICK_S)
             if self._bug is not None:
                 raise self._bug
@@ -115,6 +120,7 @@ class StreamRunner:
             del self._waiting[ticket]
 
     def _carry_out(self, effects: Sequence[Effect]) -> None:
+        self._stirred.set()
         for effect in effects:
             match effect:
                 case Answer():
@@ -135,6 +141,7 @@ class StreamRunner:
         self._jobs.discard(task)
         if not task.cancelled():
             self._bug = self._bug or task.exception()
+        self._stirred.set()
 
     def _receive_own(self, octets: bytes) -> None:
         self.receive(self._node, octets)

@@ -1,9 +1,9 @@
 """The light of one link as a process: `python -m qtrunk.sim.optics --config FILE [--parent PID]`.
 
 It stands where lasers, fibre, interferometers and detectors would stand, behind the same socket that a driver of real
-hardware would serve (quantum.device), and runs in real time: the clicks of a 50 ms slice go to the receiver when its
-light would have arrived. When the machine is too slow no pulse is left out; the block takes longer and
-`real_time_factor` says so. Eve lives here (role `lab`).
+hardware would serve (quantum.device), and runs in real time: the clicks of a slice go to the receiver when its light
+would have arrived. When the machine is too slow no pulse is left out; the block takes longer and `real_time_factor`
+says so. Eve lives here (role `lab`).
 """
 
 import argparse
@@ -43,7 +43,10 @@ from qtrunk.quantum.source import SourceSettings
 from qtrunk.sim.control import LAB, GetState, OpticsState, SetAttack
 from qtrunk.topology import Equipment
 
-SLICE_S = 0.05
+SLICE_S, SLICE_S_MAX = 0.05, 0.5
+"""Of a slice at the whole clock rate, and at most. At a share of it a slice is longer, for as many clicks: what a slice
+costs by itself, at the fibre and at the node, is most of what a link with few clicks costs.
+"""
 HEARTBEAT_S = 1.0
 ORDER_OCTETS_MAX = 1 << 16
 INTENSITY_MAX = 10.0
@@ -210,7 +213,8 @@ class Optics:
         # The control loop's share of the time is lost to the key.
         rate_hz = self._config.equipment.clock_hz * self._config.equipment.clock_fraction
         rate_hz *= 1 - channel.reference_fraction
-        slice_pulses = max(1, round(rate_hz * SLICE_S))
+        slice_s = min(SLICE_S_MAX, SLICE_S / self._config.equipment.clock_fraction)
+        slice_pulses = max(1, round(rate_hz * slice_s))
         began_s = time.monotonic()
         click_count = 0
         for start in range(0, alice.pulses, slice_pulses):

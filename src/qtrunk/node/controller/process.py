@@ -57,7 +57,8 @@ class ControllerRunner:
         credentials = (Path(config.certificate), Path(config.private_key), Path(config.ca_certificate))
         context = client_context(*credentials)
         self._services = {
-            NodeId(node): Service(address.host, address.port, context) for node, address in config.nodes.items()
+            NodeId(node): Service(address.host, address.port, context, keeps=True)
+            for node, address in config.nodes.items()
         }
         self._pool = ThreadPoolExecutor(AT_ONCE, "poll")
         self._noted_s: dict[NodeId, float] = {}
@@ -150,6 +151,8 @@ class ControllerRunner:
         with contextlib.suppress(StoreError):
             self._lease.release()
         self._pool.shutdown(cancel_futures=True)
+        for service in self._services.values():
+            service.close()
         self._database.close()
 
     async def _keep_lease(self) -> None:

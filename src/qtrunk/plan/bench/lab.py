@@ -6,6 +6,7 @@ import os
 import ssl
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,27 @@ class Lab:
         if done.returncode:
             raise LabError(f"qtrunk {arguments[0]}: {done.stderr.strip()[-300:]}")
         return done.stdout
+
+    def usage(self) -> tuple[float, int]:
+        """Processor seconds that all its processes have had so far, and octets of memory that they have now; what they
+        share is counted once.
+        """
+        state = json.loads((self.state / "supervisor.json").read_bytes())
+        seconds, octets = 0.0, 0
+        for pid in (state["pid"], *(child["pid"] for child in state["children"].values())):
+            # After the name, which may have blanks in it: own time and that of children that are over.
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            seconds += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+            rolled = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()
+            octets += 1024 * next(int(line.split()[1]) for line in rolled if line.startswith("Pss:"))
+        return seconds, octets
+
+    def at_rest(self, seconds: float) -> tuple[float, int]:
+        """Percent of one core that all its processes take together, measured for so long, and octets of memory."""
+        before_s, began_s = self.usage()[0], time.monotonic()
+        time.sleep(seconds)
+        after_s, octets = self.usage()
+        return 100 * (after_s - before_s) / (time.monotonic() - began_s), octets
 
     def pids(self) -> dict[str, int]:
         """Process IDs of the nodes."""

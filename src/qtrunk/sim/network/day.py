@@ -27,6 +27,7 @@ from qtrunk.control.orders import LIFETIME_S, RouteOrder
 from qtrunk.relay.route import route
 from qtrunk.sim.network.checks import Violation
 from qtrunk.sim.network.customers import Customers, NoAnswer
+from qtrunk.sim.network.diary import Diary, Seen
 from qtrunk.sim.network.dice import Dice
 from qtrunk.sim.network.machine import MACHINE
 from qtrunk.sim.network.scenario import STANDING_ALARMS, vendor_link
@@ -114,16 +115,6 @@ SCRIPTS = {script.topology: script for script in (TWO_RINGS, NORTH, SOUTH)}
 
 
 @dataclass
-class Seen:
-    """What one tenant saw in one part of the day."""
-
-    done: int = 0
-    slowest_s: float = 0.0
-    failures: list[tuple[str, str]] = field(default_factory=list)
-    """The part of the day in which each of them ended, and why."""
-
-
-@dataclass
 class Tenant(Customers):
     """A pair of SAEs, and what it saw."""
 
@@ -181,10 +172,7 @@ class Day:
             Tenant(self.trial, SaeId(one), SaeId(other), dice.child(f"tenant {one}"), ASK_S)
             for one, other in script.pairs
         ]
-        self.log: list[tuple[float, str, str]] = []
-        self.alarms: dict[tuple[str, str], tuple[float, float]] = {}
-        self.excused: set[tuple[str, str]] = set()
-        """Part of the day, and an SAE whose node was dead in it."""
+        self.diary = Diary(seen={(tenant.initiator, tenant.target): tenant.seen for tenant in self.tenants})
         self.part = ""
 
     def run(self) -> None:
@@ -272,7 +260,7 @@ class Day:
         name = NodeId(self._script.lost)
         site = self.trial.sites[name]
         for sae in (sae.id for sae in self.trial.topology.saes if sae.node == name):
-            self.excused.add((self.part, sae))
+            self.diary.excused.add((self.part, sae))
         assert site.machine is not None
         site.is_power_loss, site.keep_down = True, True
         site.machine.die()
@@ -390,8 +378,7 @@ class Day:
         for site in self.trial.sites.values():
             for alarm in site.alarms.active() if site.alarms is not None else ():
                 up += [(alarm.resource, alarm.type)] * (alarm.type not in STANDING_ALARMS)
-        for name in up:
-            self.alarms[name] = (self.alarms.get(name, (now_s, now_s))[0], now_s)
+        self.diary.note_alarms(up, now_s)
         return up
 
     def _begin(self, part: str) -> None:
@@ -400,40 +387,7 @@ class Day:
             tenant.part = part
 
     def _say(self, what: str) -> None:
-        self.log.append((self.trial.loop.time(), self.part, what))
-
-    # ── the report ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def wrong(self) -> list[str]:
-        """Failures that nothing excuses."""
-        return [
-            f"{tenant.initiator} to {tenant.target}, {part}, {text}"
-            for tenant in self.tenants
-            for part, seen in tenant.seen.items()
-            for end, text in seen.failures
-            if not {(one, sae) for one in (part, end) for sae in (tenant.initiator, tenant.target)} & self.excused
-        ]
-
-    def report(self) -> str:
-        """What each tenant saw, what happened when, which alarms there were, as tables in Markdown."""
-        parts = list(dict.fromkeys(part for _, part, _ in self.log))
-        lines = ["| tenant | " + " | ".join(parts) + " |", "| --- " * (1 + len(parts)) + "|"]
-        for tenant in self.tenants:
-            cells = [_cell(tenant.seen.get(part, Seen())) for part in parts]
-            lines.append(f"| {tenant.initiator} to {tenant.target.split('-')[-1]} | " + " | ".join(cells) + " |")
-        lines += ["", "| at | part | what happened |", "| --- | --- | --- |"]
-        lines += [f"| {at_s:.0f} s | {part} | {what} |" for at_s, part, what in self.log]
-        lines += ["", "| alarm | of | seen up from | to |", "| --- | --- | --- | --- |"]
-        lines += [
-            f"| `{type_}` | {resource} | {up_s:.0f} s | {down_s:.0f} s |"
-            for (resource, type_), (up_s, down_s) in sorted(self.alarms.items(), key=lambda one: (one[1], one[0]))
-        ]
-        return "\n".join(lines) + "\n"
-
-
-def _cell(seen: Seen) -> str:
-    failed = f", **{len(seen.failures)} failed**" if seen.failures else ""
-    return f"{seen.done}{failed}, {1000 * seen.slowest_s:.0f} ms"
+        self.diary.log.append((self.trial.loop.time(), self.part, what))
 
 
 def _plain(name: str, new: NodeId) -> dict[str, Any]:
