@@ -41,7 +41,7 @@ HORIZON_S = 60.0
 FLOOR_OCTETS = 4 << 10
 LEAST_OCTETS = 512
 """No shorter segment is worth its head and its messages."""
-PIECE_OCTETS, PIECE_OCTETS_LEAST, PIECE_OCTETS_MAX = 256 << 10, 16 << 10, 1 << 20
+PIECE_OCTETS, PIECE_OCTETS_LEAST, PIECE_OCTETS_MAX = 256 << 10, 128 << 10, 1 << 20
 """A pool is filled in segments of so many octets: at first, at the least, at the most. A longer one would keep every
 node on its way from all else for more than some 20 ms."""
 PIECE_QUICK_S, PIECE_SLOW_S = 0.5, 2.0

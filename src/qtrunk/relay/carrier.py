@@ -69,18 +69,31 @@ class Carrier:
         for key in [k for k, gathering in self._gatherings.items() if gathering.until_s < now_s]:
             self._gatherings.pop(key).wipe()
 
-    def relay(self, link: LinkId, body: wire.KeyRelay) -> list[Effect]:
-        """Store the cargo or pass it on; where that fails, the initiator hears of it and need not wait."""
+    def relay(self, link: LinkId, sealed: wire.Sealed, body: wire.KeyRelay) -> list[Effect]:
+        """Store the cargo or pass it on; where that fails, the initiator hears of it and need not wait. What is not
+        authentic changes nothing (AuthenticationFailed). One flush to the disk for all of it.
+        """
         ground = self._ground
-        slices = parsed(body.pad, len(body.ciphertext))
         onward = None if body.route[-1] == ground.node else ground.hops.onward(body.route)
+        slices = parsed(body.pad, len(body.ciphertext))
         octets: Secret | None = None
+        is_authentic = False
+        outcome: SendKx | QtrunkError | bytes | None
         try:
             with ground.store.transaction():
-                arrived = ground.store.follow(link, ground.hops.role(link).peer, slices)
-                octets = its.secret_sum(body.ciphertext, arrived.reveal())
-                outcome = self._carry(body, octets, onward)
+                ground.hops.authenticate(link, sealed)
+                is_authentic = True
+                try:
+                    with ground.store.transaction():
+                        arrived = ground.store.follow(link, ground.hops.role(link).peer, slices)
+                        octets = its.secret_sum(body.ciphertext, arrived.reveal())
+                        outcome = self._carry(body, octets, onward)
+                except QtrunkError as error:
+                    # The tag's key stays used: what failed is not to be tried again by who repeats the message.
+                    outcome = error
         except QtrunkError as error:
+            if not is_authentic:
+                raise
             outcome = error
         if octets is not None:
             ground.inquests.note_passed(body, octets, is_last=not isinstance(outcome, SendKx))
@@ -202,11 +215,16 @@ class Carrier:
 
     # ── back ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def completed(self, link: LinkId, body: wire.KeyRelayCompletion) -> list[Effect]:
-        """An answer on its way back through here."""
+    def completed(self, link: LinkId, sealed: wire.Sealed, body: wire.KeyRelayCompletion) -> list[Effect]:
+        """An answer on its way back through here. One flush to the disk for all of it."""
         passed = self._forwarded[body.relay_id]
         if passed.onward != link:
             raise WireError("completion: came over another link than the relay left by")
+        with self._ground.store.transaction():
+            self._ground.hops.authenticate(link, sealed)
+            return self._pass_back(passed, body)
+
+    def _pass_back(self, passed: _Forwarded, body: wire.KeyRelayCompletion) -> list[Effect]:
         del self._forwarded[body.relay_id]
         self._ground.inquests.note_answer(body, is_received=True, is_sent=False)
         return self._answer(passed.back, msgspec.structs.replace(body, reason=body.reason[:500]))

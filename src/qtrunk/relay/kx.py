@@ -179,18 +179,19 @@ class Kx:
                     raise WireError("relay: seen before")
             elif isinstance(body, wire.KeyVoid):
                 check_route(self._topology, self._node, link, body.route)
-            self._hops.authenticate(link, sealed)
-            return self._dispatch(link, body)
+            return self._dispatch(link, sealed, body)
         except QtrunkError as error:
             return [report(link, error)]
 
-    def _dispatch(self, link: LinkId, body: wire.KxMessage) -> list[Effect]:
+    def _dispatch(self, link: LinkId, sealed: wire.Sealed, body: wire.KxMessage) -> list[Effect]:
+        if isinstance(body, wire.KeyRelay):
+            return self._carrier.relay(link, sealed, body)
+        if isinstance(body, wire.KeyRelayCompletion) and self._carrier.is_known(body.relay_id):
+            return self._carrier.completed(link, sealed, body)
+        self._hops.authenticate(link, sealed)
         match body:
-            case wire.KeyRelay():
-                return self._carrier.relay(link, body)
             case wire.KeyRelayCompletion():
-                carries = self._carrier.is_known(body.relay_id)
-                return (self._carrier if carries else self._initiator).completed(link, body)
+                return self._initiator.completed(link, body)
             case wire.KeyVoid():
                 return self._carrier.voided(body)
             case wire.PoolGrantRequest():
