@@ -65,9 +65,10 @@ soundness: setup
 reconciliation: setup
 	$(BIN)/python tools/reconciliation_report.py
 
-# Figures of speed beside rivals from their own packages: writes docs/benchmarks.md and docs/benchmarks-supply.md.
+# Figures of speed beside rivals from their own packages: writes docs/benchmarks.md, -supply.md and -network.md.
 bench: setup
-	$(BIN)/qtrunk bench --only '[!s]*' --write docs/benchmarks.md
+	$(BIN)/qtrunk bench --only '[!sn]*' --write docs/benchmarks.md
+	$(BIN)/qtrunk bench --only 'network.*' --write docs/benchmarks-network.md
 	$(BIN)/qtrunk bench --only 'supply.*' --write docs/benchmarks-supply.md
 	$(BIN)/python tools/key_api_bench.py
 

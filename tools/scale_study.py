@@ -1,21 +1,35 @@
-"""What a national network costs by its size: writes docs/scale.md. Some minutes on two cores.
+"""What a national network costs by its size, and how long its controller plans: writes docs/scale.md. Some minutes on
+two cores.
 
 python tools/scale_study.py [--sizes 100 300 1000 3000 10000] [--seeds 3] [--days 1] [--dask ADDRESS]
+python tools/scale_study.py --only planning [--planned 1000 10000]
 """
 
 import argparse
 import sys
 import time
-from itertools import product
+from collections import Counter
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 
+from qtrunk.base.ids import SaeId
+from qtrunk.control.controller import Controller
+from qtrunk.control.telemetry import LinkTelemetry, Telemetry
+from qtrunk.plan.scale.demands import generated
 from qtrunk.plan.scale.keyflow import Conditions
+from qtrunk.plan.scale.recipe import backbone
 from qtrunk.plan.scale.runs import Task, run_all
+from qtrunk.relay.disjoint import disjoint_routes
+from qtrunk.relay.graph import graph_of
+from qtrunk.topology import Demand, Sae, Topology
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 BEGIN, END = "<!-- measured -->\n", "<!-- end -->\n"
+PLANNED, PLANNED_END = "<!-- planned -->\n", "<!-- planned end -->\n"
+SAMPLE = 200
+"""Pairs that a controller's planning is timed with."""
 
 
 def rows(figures: list[dict], sizes: list[int], loads: list[float]) -> list[str]:
@@ -42,6 +56,51 @@ def rows(figures: list[dict], sizes: list[int], loads: list[float]) -> list[str]
     return lines
 
 
+def planning(size: int) -> str:
+    """A row: CPU time of one controller, with SAMPLE of the network's pairs, for all of them."""
+    made = backbone(size)
+    graph = graph_of(made.topology)
+    asked = generated(made, 2 * size, graph.index)
+    pairs = sorted(
+        {(min(a, b), max(a, b)) for a, b in zip(asked.sources.tolist(), asked.targets.tolist(), strict=True)}
+    )
+    chosen = pairs[:: max(1, len(pairs) // SAMPLE)]
+    saes = {node.id: Sae(id=SaeId(f"at-{node.id}"), node=node.id) for node in made.topology.nodes}
+    ends = [tuple(saes[graph.nodes[place]].id for place in pair) for pair in chosen]
+    network = Topology(
+        name=made.topology.name,
+        nodes=made.topology.nodes,
+        links=made.topology.links,
+        saes=tuple(saes.values()),
+        demands=tuple(Demand(between=pair, rate_bps=1.0) for pair in ends),
+    )
+    controller = Controller("study", network, lambda a, b, n, away: disjoint_routes(network, a, b, n, away))
+    began_s = time.process_time()
+    controller.prepare()
+    first_s = (time.process_time() - began_s) * len(pairs) / len(chosen)
+    controller.lead(1, 1)
+    controller.tick(0.0)
+    before = {node: dict(routes) for node, routes in controller.routes.items()}
+    hops = Counter(frozenset(hop) for by in before.values() for rows in by.values() for hop in pairwise(rows[0]))
+    link = network.link_between(*max(hops, key=lambda hop: hops[hop]))
+    dead = LinkTelemetry(link=link.id, role="alice", state="OFF")
+    controller.note(Telemetry(node=link.alice, links=[dead]), 1.0)
+    began_s = time.process_time()
+    controller.tick(1.0)
+    again_s = (time.process_time() - began_s) * len(pairs) / len(chosen)
+    changed = sum(before[a].get(b) != rows for a, by in controller.routes.items() for b, rows in by.items())
+    two = sum(len(rows) > 1 for by in before.values() for rows in by.values())
+    controller.note(Telemetry(node=link.alice), 2.0)
+    began_s = time.process_time()
+    controller.tick(2.0)
+    back_s = (time.process_time() - began_s) * len(pairs) / len(chosen)
+    assert controller.routes == before, "a link that is back must give the usual plan back"
+    return (
+        f"| {size:,} | {len(network.links):,} | {len(pairs):,} | {50 * two / len(chosen):.0f} % | {first_s:,.1f} s | "
+        f"{1000 * first_s / len(pairs):.1f} ms | {50 * changed / len(chosen):.1f} % | {again_s:,.1f} s | {back_s:,.1f} s |"
+    )
+
+
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--sizes", type=int, nargs="+", default=[100, 300, 1000, 3000, 10000])
@@ -49,7 +108,28 @@ def main() -> int:
     options.add_argument("--seeds", type=int, default=2)
     options.add_argument("--days", type=float, default=1.0)
     options.add_argument("--dask")
+    options.add_argument("--only", choices=["traffic", "planning"])
+    options.add_argument("--planned", type=int, nargs="+", default=[1000, 10000], help="sizes for the controller")
     chosen = options.parse_args()
+    if chosen.only != "planning":
+        traffic(chosen)
+    if chosen.only != "traffic":
+        head = (
+            "| nodes | links | pairs | with two routes | plan of all pairs | one pair | pairs changed by the worst cut | "
+            "plan after it | plan when it is mended |"
+        )
+        put(PLANNED, PLANNED_END, [head, "| --- " * 9 + "|", *map(planning, chosen.planned)])
+    return 0
+
+
+def put(begin: str, end: str, lines: list[str]) -> None:
+    """Into the page, between two marks."""
+    head, rest = PAGE.read_text().split(begin)
+    PAGE.write_text(head + begin + "\n".join(lines) + "\n" + end + rest.split(end)[1])
+
+
+def traffic(chosen: argparse.Namespace) -> None:
+    """Days of keys, by size and load."""
     began = time.monotonic()
     tasks = [
         Task(nodes=size, seed=seed, days=chosen.days, load=load)
@@ -69,12 +149,8 @@ def main() -> int:
         ),
         "",
         *rows(figures, chosen.sizes, chosen.loads),
-        "",
     ]
-    text = PAGE.read_text()
-    head, rest = text.split(BEGIN)
-    PAGE.write_text(head + BEGIN + "\n".join(told) + END + rest.split(END)[1])
-    return 0
+    put(BEGIN, END, told)
 
 
 if __name__ == "__main__":

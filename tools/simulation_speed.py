@@ -8,6 +8,7 @@ and at rest, and where the time at rest goes.
 import argparse
 import asyncio
 import cProfile
+import json
 import os
 import pstats
 import time
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0, help="virtual, at rest")
     parser.add_argument("--warm", type=float, default=120.0, help="virtual seconds before it is at rest")
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--json", action="store_true", help="times real time alone, as JSON")
     options = parser.parse_args()
     same_order()
     topology = network.load(network.find(options.topology))
@@ -48,15 +50,18 @@ def main() -> None:
 
     profile = cProfile.Profile(time.process_time)
     trial.run(work())
-    print(f"{options.topology}: {len(topology.nodes)} nodes, {len(topology.links)} links")
+    found: dict[str, float] = {}
+    lines = [f"{options.topology}: {len(topology.nodes)} nodes, {len(topology.links)} links"]
     for name, (from_s, from_cpu_s, before), (to_s, to_cpu_s, frames) in zip(
         ("filling", "at rest"), marks[:-1], marks[1:], strict=True
     ):
         took_s, span_s = to_cpu_s - from_cpu_s, to_s - from_s
-        print(
+        found[name] = span_s / took_s
+        lines.append(
             f"{name}: {span_s:.0f} virtual seconds in {took_s:.2f} s of processor time, {span_s / took_s:.1f} times real "
             f"time; {(frames - before) / span_s:.0f} frames a second (load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores)"
         )
+    print(json.dumps(found) if options.json else "\n".join(lines))
     if options.profile:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)
 

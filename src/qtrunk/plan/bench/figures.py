@@ -15,6 +15,7 @@ from qtrunk.base.errors import LabError
 
 RIVALS = Path(__file__).parents[4] / "bench" / "rivals"
 """The rivals' scripts, in a checkout."""
+TOOLS = Path(__file__).parents[4] / "tools"
 ENVIRONMENTS = Path(__file__).parents[4] / "build" / "rivals"
 
 

@@ -6,7 +6,10 @@ object that nodes route by). networkx does the same on a graph with the same cos
 routes that cost the same.
 """
 
+import json
 import statistics
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,7 +19,7 @@ import networkx as nx
 
 from qtrunk.base.errors import LabError
 from qtrunk.base.ids import NodeId
-from qtrunk.plan.bench.figures import Figure, pinned
+from qtrunk.plan.bench.figures import TOOLS, Figure, pinned
 from qtrunk.plan.scale.recipe import backbone
 from qtrunk.relay.prices import FULL_OCTETS_MIN, STEPS, LinkLevel
 from qtrunk.relay.routing import Routing
@@ -119,3 +122,23 @@ def routes(runs: int, with_rivals: bool) -> list[Figure]:
             )
         )
     return figures
+
+
+def simulation(_runs: int, _with_rivals: bool) -> list[Figure]:
+    """How fast the largest shipped topology runs as a simulated network (`tools/simulation_speed.py`)."""
+    command = [sys.executable, str(TOOLS / "simulation_speed.py"), "two-rings", "--json"]
+    made = subprocess.run(command, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise LabError(f"simulation: {made.stderr.strip()[-300:]}")
+    found: dict[str, float] = json.loads(made.stdout)
+    return [
+        Figure(
+            name="two-rings simulated, at rest",
+            value=found["at rest"],
+            unit="times real time",
+            goal=1_000,
+            samples=(found["at rest"],),
+            note=f"54 production nodes on a virtual clock; {found['filling']:.2g} times while its pools fill the first "
+            "time; what bounds it is in docs/simulation.md",
+        )
+    ]

@@ -40,6 +40,7 @@ MAKERS: dict[str, Maker] = {
     "supply.roundtrips": supply.round_trips,
     "supply.start": supply.start,
     "network.routes": network.routes,
+    "network.simulation": network.simulation,
     "network.switchover": switchover.switchover,
     "network.relay": relay.ten_hops,
     "network.processes": relaylab.node_processes,
@@ -94,12 +95,13 @@ def _lines(path: str) -> list[str]:
 
 
 def page(figures: list[Figure], failures: list[str]) -> str:
-    """docs/benchmarks.md."""
+    """docs/benchmarks.md and its sisters."""
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. CPU time of one pinned core, medians; rivals from their own packages in the same run",
-        "and environments of their own. Rates on another machine differ: the ratio is what carries over.",
+        "Written by `make bench`. CPU time of one pinned core, medians, where a figure says nothing else; rivals from",
+        "their own packages in the same run and environments of their own. Rates on another machine differ: the ratio",
+        "is what carries over.",
         "",
         f"Machine: {machine()}.",
         "",
