@@ -24,8 +24,7 @@ demo: setup
 # The longest files first: two workers end together.
 test: setup
 	$(BIN)/python -m pytest tests/sim tests --ignore tests/lab --numprocesses 2 --dist loadfile
-	$(BIN)/python -m pytest tests/lab/shared
-	$(BIN)/python -m pytest tests/lab --ignore tests/lab/shared
+	$(BIN)/python -m pytest tests/lab
 
 # The OpenAPI files against a real server for five minutes each, never the same twice.
 fuzz-api: setup

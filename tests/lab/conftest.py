@@ -1,19 +1,38 @@
-"""Fixtures of the lab tests; the lab itself is in lab_kit."""
+"""Fixtures of the lab tests, and which of them one worker runs; the lab itself is in lab_kit.
 
-import datetime as dt
-import importlib.util
+Labs wait more than they compute: two workers may run labs of their own side by side (`-n 2 --dist loadfile`).
+"""
+
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
+from xdist.workermanage import WorkerController
 
-_spec = importlib.util.spec_from_file_location("lab_kit", Path(__file__).parent / "lab_kit.py")
-lab_kit = importlib.util.module_from_spec(_spec)
-sys.modules["lab_kit"] = lab_kit
-_spec.loader.exec_module(lab_kit)
-LabHandle = lab_kit.LabHandle
+sys.path.insert(0, str(Path(__file__).parent))
+
+SHARING = ("tests/lab/shared/", "tests/lab/test_lab_controller.py", "tests/lab/test_lab_protection.py")
+"""Tests below each of these share one lab; every other test has its own."""
+
+
+class ByLab(LoadFileScheduling):
+    """Tests that share a lab go to one worker, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((shared for shared in SHARING if nodeid.startswith(shared)), nodeid)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        # No more ahead of a worker than the test that must be known when one ends: whoever is free takes the next.
+        if not self.workqueue or self._pending_of(self.assigned_work[node]) <= 1:
+            super()._reschedule(node)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByLab:
+    """See xdist."""
+    return ByLab(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -21,43 +40,3 @@ def short_directory() -> Iterator[Path]:
     """Unix sockets need short paths."""
     with tempfile.TemporaryDirectory(prefix="qt") as directory:
         yield Path(directory)
-
-
-@pytest.fixture(scope="session")
-def running_small_lab(short_directory: Path) -> Iterator[LabHandle]:
-    """Three nodes in a row, two links; tests must leave it in service."""
-    handle = lab_kit.start(short_directory, "small", lab_kit.SMALL_TRUNK)
-    try:
-        handle.wait_for_keys()
-        yield handle
-    finally:
-        lab_kit.stop(handle)
-
-
-@pytest.fixture
-def small_lab(running_small_lab: LabHandle) -> Iterator[LabHandle]:
-    """The shared lab; what a test opened is closed behind it."""
-    yield running_small_lab
-    running_small_lab.close_clients()
-
-
-@pytest.fixture
-def foreign_certificate():
-    """Makes certificates that a lab must not take: of another CA, or its own but expired."""
-
-    def make(handle: LabHandle, directory: Path, kind: str) -> tuple[Path, Path]:
-        from qtrunk.node import pki
-        from qtrunk.node.ca import certificates
-        from qtrunk.node.ca.identity import Kind
-
-        if kind == "foreign":
-            made = pki.LabPki(directory / "other-ca").credentials(directory / "foreign", Kind.SAE, "bank")
-            return made.certificate, made.private_key
-        authority = pki.LabPki(handle.state / "pki")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pki, "LEAF_DAYS", -1)
-            patch.setattr(certificates, "BACKDATE", dt.timedelta(days=2))
-            made = authority.credentials(directory / "expired", Kind.SAE, "bank")
-        return made.certificate, made.private_key
-
-    return make

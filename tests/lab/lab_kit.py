@@ -1,27 +1,33 @@
 """A real lab for tests: processes, certificates, fibres, driven by the command line as a user would."""
 
+import itertools
 import json
 import os
 import signal
 import ssl
 import subprocess
-import sys
 import time
+import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pytest
+from forked_commands import Commands
 
 from qtrunk.api.client import Etsi014Client
 from qtrunk.base.ids import SaeId
 from qtrunk.cli.labclient import LabClient
 from qtrunk.kms.seal import load_or_make_kek
 from qtrunk.kms.store import KeyStore
-from qtrunk.node.lab import Lab
+from qtrunk.node.lab import Lab, NodePorts, _is_free
 from qtrunk.node.supervisor import is_running, running_state
 from qtrunk.node.world import SystemClock
 
 KEYS_WITHIN_S = 60.0
+COMMANDS = Commands()
+PORTS = itertools.count(20_000 + 2_000 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]))
+"""Ports of labs, each worker's own, and none that the system gives to a connection: a node that was killed finds its
+ports free, whatever another lab does meanwhile."""
 
 
 @dataclass
@@ -32,20 +38,24 @@ class LabHandle:
     topology: str
     clients: list[Etsi014Client] = field(default_factory=list)
     saes: dict[str, dict] = field(default_factory=dict)
+    ports: dict[str, str] = field(default_factory=dict)
+
+    def write(self, text: str) -> None:
+        """Make this the topology file; each node has the same ports in all of them."""
+        network = tomllib.loads(text)
+        for name in sorted({name for way in network.get("trunks", []) + network.get("rings", []) for name in way}):
+            if name not in self.ports:
+                given = [f"{each} = {next(filter(_is_free, PORTS))}" for each in NodePorts.__struct_fields__]
+                self.ports[name] = f"ports = {{ {', '.join(given)} }}"
+            text += f"\n[nodes.{name}]\n{self.ports[name]}\n"
+        Path(self.topology).write_text(text)
 
     def close_clients(self) -> None:
         while self.clients:
             self.clients.pop().close()
 
     def qtrunk(self, *arguments: str, check: bool = True, timeout_s: float = 120.0) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [sys.executable, "-m", "qtrunk.cli.main", *arguments],
-            env={**os.environ, "QTRUNK_STATE": str(self.state)},
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+        done = COMMANDS.run([*arguments], {"QTRUNK_STATE": str(self.state)}, timeout_s)
         if check and done.returncode != 0:
             raise AssertionError(f"qtrunk {' '.join(arguments)}: {done.stderr}{done.stdout}")
         return done
@@ -161,9 +171,8 @@ clock_fraction = 0.25
 
 
 def start(directory: Path, name: str, text: str) -> LabHandle:
-    path = directory / f"{name}.toml"
-    path.write_text(text)
-    handle = LabHandle(directory / name, str(path))
+    handle = LabHandle(directory / name, str(directory / f"{name}.toml"))
+    handle.write(text)
     handle.up()
     return handle
 

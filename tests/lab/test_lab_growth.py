@@ -45,7 +45,10 @@ class Asking(threading.Thread):
 
 @pytest.fixture
 def lab(short_directory: Path):
-    handle = lab_kit.start(short_directory, "grows", TRUNK + LINK + DEMANDS)
+    # Its nodes choose their ports themselves, the new one too; none of them is down in between.
+    handle = lab_kit.LabHandle(short_directory / "grows", str(short_directory / "grows.toml"))
+    Path(handle.topology).write_text(TRUNK + LINK + DEMANDS)
+    handle.up()
     try:
         handle.wait_for_keys()
         yield handle

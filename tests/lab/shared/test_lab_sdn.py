@@ -68,7 +68,7 @@ def until(condition, what, within_s=60.0):
 
 def test_every_node_of_a_lab_is_valid_and_its_links_and_applications_are_there(small_lab, model):
     lab = Lab.open(small_lab.state)
-    client = small_lab.client("bank")
+    client = small_lab.client("desk")
     client.get_keys("vault", 2, 256)
     for node in small_lab.nodes():
         controller = Controller(lab, node)
@@ -80,7 +80,7 @@ def test_every_node_of_a_lab_is_valid_and_its_links_and_applications_are_there(s
         assert {link["qkdl_status"] for link in links} == {"etsi-qkd-node-types:ACTIVE"}
         assert all(link["qkdl_performance"]["skr"] > link["qkdl_performance"]["eskr"] > 0 for link in links)
     tree = Controller(lab, "ada").tree()
-    (app,) = [app for app in tree["qkd_applications"]["qkd_app"] if app["server_app_id"] == "bank"]
+    (app,) = [app for app in tree["qkd_applications"]["qkd_app"] if app["server_app_id"] == "desk"]
     assert app["client_app_id"] == ["vault"]
     assert app["remote_qkdn_id"] == uuid_of("small-trunk", "node", "cleo")
     (way,) = [link for link in tree["qkd_links"]["qkd_link"] if link["qkdl_id"] in app["backing_qkdl_id"]]
