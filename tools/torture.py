@@ -48,6 +48,8 @@ BLOCK_OCTETS, AUTH_OCTETS = 60_000, 2_000
 POINTS = ("pwrite", "fdatasync", "fsync", "unlink", "ftruncate", "posix_fallocate", "open", "commit")
 PATIENCE = 12
 """Steps that a process may live on without reaching its failure point."""
+KEYS_MAX = 128
+"""Of one request."""
 WINDOW_S = 30.0
 """Retries come at once after a restart, however slow the machine."""
 
@@ -122,6 +124,12 @@ class KeyManager:
                 assert not strange
                 self.store.pools.flush()
                 return [(key.key_id, bytes(key.material.reveal())) for key in keys]
+            case ["redeem each", ids]:
+                together = self.store.pools.redeem_each(TO, FROM, [KeyId(key_id) for key_id in ids])
+                if together is None:
+                    return None
+                self.store.pools.flush()
+                return [(key.key_id, bytes(key.material.reveal())) for key in together]
             case ["hold", number, octets]:
                 self.store.hold(_block(number, octets))
             case ["release", number]:
@@ -399,12 +407,20 @@ class Torture:
     def redeem(self) -> None:
         if not self.keys:
             return
-        ids = self.dice.sample(sorted(self.keys), min(len(self.keys), self.dice.randint(1, 4)))
+        # More at once the more there are: a backlog makes every later step slower, and nothing harder.
+        most = max(4, len(self.keys) // 8)
+        ids = self.dice.sample(list(self.keys), min(len(self.keys), self.dice.randint(1, most), KEYS_MAX))
         names_its_request = self.dice.random() < 0.7
         mark = self.dice.randbytes(16) if names_its_request else bytes(16)
         wanted = [self.keys.pop(key_id) for key_id in ids]
+        keys = None
         try:
-            keys = self.ends[B].do("redeem", ids, mark)
+            if not names_its_request:
+                # As requests that came together; those of several sizes are answered one by one.
+                keys = self.ends[B].do("redeem each", ids)
+                self.count["collections answered together"] += keys is not None
+            if keys is None:
+                keys = self.ends[B].do("redeem", ids, mark)
         except DiedError:
             if not names_its_request:
                 self.count["collections whose answer was lost, not asked again"] += 1

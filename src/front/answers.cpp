@@ -52,6 +52,7 @@ void Server::read(Connection& one) {
             const int error = SSL_get_error(one.ssl, count);
             // Also a client that ends its half in good order is gone: nobody says so and then waits for keys.
             if (error != SSL_ERROR_WANT_READ && error != SSL_ERROR_WANT_WRITE) one.is_broken = true;
+            if (one.key_updates > Connection::KEY_UPDATES_MAX) one.is_broken = true;
             return;
         }
         if (!one.is_closing) {
@@ -69,6 +70,7 @@ void Server::parse(Connection& one) {
         const HttpParser::Found found = one.parser.next(request);
         if (found == HttpParser::Found::nothing) break;
         one.is_receiving = false;
+        one.key_updates = 0;
         std::string problem;
         if (found == HttpParser::Found::error) {
             refuse(one, one.parser.problem());
@@ -76,7 +78,7 @@ void Server::parse(Connection& one) {
             refuse(one, std::move(problem));
         } else {
             one.is_closing = !request.keeps;
-            one.waiting_octets += request.body.size();
+            one.waiting_octets += request.octets();
             one.turns.push_back({std::move(request), {}});
         }
     }
@@ -93,8 +95,8 @@ void Server::parse(Connection& one) {
 bool Server::is_too_many(const Connection& one, const HttpRequest& request, std::string& problem) const {
     if (one.turns.size() + (one.is_asking ? 1 : 0) >= settings_.pipelined)
         problem = "pipelining: at most " + std::to_string(settings_.pipelined) + " requests may wait";
-    else if (one.waiting_octets && one.waiting_octets + request.body.size() > settings_.http.message)
-        problem = "pipelining: at most " + std::to_string(settings_.http.message) + " octets of bodies may wait";
+    else if (one.waiting_octets && one.waiting_octets + request.octets() > settings_.http.message)
+        problem = "pipelining: at most " + std::to_string(settings_.http.message) + " octets of requests may wait";
     return !problem.empty();
 }
 
@@ -108,7 +110,7 @@ void Server::dispatch(Connection& one) {
     while (!one.is_asking && !one.is_broken && one.out_at == one.out.size() && !one.turns.empty()) {
         Turn turn = std::move(one.turns.front());
         one.turns.pop_front();
-        one.waiting_octets -= turn.request.body.size();
+        one.waiting_octets -= turn.request.octets();
         if (turn.problem.empty()) return ask(one, std::move(turn.request));
         one.is_head = one.is_old = false;
         // No text of ours needs an escape in JSON.

@@ -122,6 +122,8 @@ HttpParser::Found HttpParser::read_head() {
         take(end + 2 - at_);
         return parse_head(head);
     }
+    // The shortest lines take four octets for one that counts.
+    if (in_.size() - at_ > limits_->target + 4 * limits_->headers + 64) return too_many_headers();
     return problem_.empty() ? Found::nothing : Found::error;
 }
 
@@ -165,7 +167,7 @@ HttpParser::Found HttpParser::parse_header(std::string_view line) {
     const std::string_view name = line.substr(0, colon), value = trimmed(line.substr(colon + 1));
     header_octets_ += name.size() + value.size();
     if (header_octets_ > limits_->headers)
-        return fail("headers: at most " + std::to_string(limits_->headers) + " octets");
+        return too_many_headers();
     if (!std::all_of(name.begin(), name.end(), is_token) || !std::all_of(value.begin(), value.end(), is_text))
         return invalid();
     return state_ == State::trailer ? Found::nothing : note_header(lowered(name), value);

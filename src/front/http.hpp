@@ -26,6 +26,13 @@ struct HttpRequest {
     std::vector<std::pair<std::string, std::string>> kept;  // headers that the server was told to keep, names lower case
     bool keeps = true;       // the connection stays
     bool is_old = false;     // HTTP/1.0
+
+    // What is kept of it while it waits.
+    size_t octets() const {
+        size_t count = target.size() + body.size() + request_id.size();
+        for (const auto& [name, value] : kept) count += name.size() + value.size();
+        return count;
+    }
 };
 
 class HttpParser {
@@ -54,6 +61,7 @@ class HttpParser {
     Found more();
     Found invalid() { return fail("not a valid HTTP/1.1 request"); }
     Found too_long() { return fail("body: at most " + std::to_string(limits_->body) + " octets"); }
+    Found too_many_headers() { return fail("headers: at most " + std::to_string(limits_->headers) + " octets"); }
     void skip_empty_lines();
     bool is_method_possible() const;
     bool find_line(size_t& end);

@@ -25,7 +25,7 @@ nb::bytes as_bytes(const std::vector<Token>& tokens) { return nb::bytes(tokens.d
 std::vector<Token> tokens_of(nb::bytes octets) {
     if (octets.size() % sizeof(Token)) throw std::invalid_argument("tokens: 8 octets each");
     std::vector<Token> tokens(octets.size() / sizeof(Token));
-    std::memcpy(tokens.data(), octets.data(), octets.size());
+    if (!tokens.empty()) std::memcpy(tokens.data(), octets.data(), octets.size());
     return tokens;
 }
 
@@ -90,11 +90,12 @@ void admit(Server& server, nb::bytes tokens, uint32_t client) {
     server.give(std::move(command));
 }
 
-Settings settings_of(size_t target, size_t headers, size_t body, size_t message, size_t pipelined, double handshake_s,
-                     double request_s, double idle_s, double reading_s, std::vector<std::string> kept_headers) {
+Settings settings_of(size_t target, size_t headers, size_t body, size_t message, size_t pipelined, size_t handshakes,
+                     double handshake_s, double request_s, double idle_s, double reading_s, std::vector<std::string> kept_headers) {
     Settings settings;
     settings.http = {.target = target, .headers = headers, .body = body, .message = message};
     settings.pipelined = pipelined;
+    settings.handshakes = handshakes;
     settings.handshake_s = handshake_s;
     settings.request_s = request_s;
     settings.idle_s = idle_s;
@@ -112,13 +113,13 @@ NB_MODULE(_front, m) {
              nb::arg("private_key"), nb::arg("ca_certificate"), nb::arg("minimum_version"));
     nb::class_<Server>(m, "Server")
         .def("__init__",
-             [](Server* self, size_t target, size_t headers, size_t body, size_t message, size_t pipelined, double handshake_s,
-                double request_s, double idle_s, double reading_s, std::vector<std::string> kept_headers) {
-                 new (self) Server(settings_of(target, headers, body, message, pipelined, handshake_s, request_s, idle_s,
+             [](Server* self, size_t target, size_t headers, size_t body, size_t message, size_t pipelined, size_t handshakes,
+                double handshake_s, double request_s, double idle_s, double reading_s, std::vector<std::string> kept_headers) {
+                 new (self) Server(settings_of(target, headers, body, message, pipelined, handshakes, handshake_s, request_s, idle_s,
                                                reading_s, std::move(kept_headers)));
              },
              nb::kw_only(), nb::arg("target"), nb::arg("headers"), nb::arg("body"), nb::arg("message"), nb::arg("pipelined"),
-             nb::arg("handshake_s"), nb::arg("request_s"), nb::arg("idle_s"), nb::arg("reading_s"), nb::arg("kept_headers"))
+             nb::arg("handshakes"), nb::arg("handshake_s"), nb::arg("request_s"), nb::arg("idle_s"), nb::arg("reading_s"), nb::arg("kept_headers"))
         .def("use", [](Server& server, std::shared_ptr<TlsContext> context) { server.use(std::move(context)); })
         .def("start", &Server::start, nb::arg("listeners"))
         .def("stop_listening", &Server::stop_listening)

@@ -23,6 +23,7 @@ namespace front {
 namespace {
 
 constexpr int EVENTS = 256, ACCEPTS = 64;
+constexpr double GATHER_S = 0.002;
 constexpr double PAUSE_S = 0.1;  // before another try to accept where there are no more file handles
 constexpr uint64_t WAKE = ~uint64_t{0}, LISTENER = uint64_t{1} << 63;  // no token: generations stay below 2^31
 
@@ -134,8 +135,9 @@ void Server::run() {
     epoll_event events[EVENTS];
     while (!is_stopping_) {
         now_s_ = monotonic_s();
-        const int count = epoll_wait(epoll_, events, EVENTS, wait(now_s_));
+        const int count = epoll_wait(epoll_, events, EVENTS, fresh_.empty() ? wait(now_s_) : 0);
         now_s_ = monotonic_s();
+        if (fresh_.empty()) fresh_s_ = now_s_;
         std::vector<Command> commands;
         for (int i = 0; i < std::max(count, 0); ++i) {
             const uint64_t who = events[i].data.u64;
@@ -157,7 +159,8 @@ void Server::run() {
             handed_ += 1;
         }
         sweep(now_s_);
-        if (fresh_.empty()) continue;
+        // While more is there to be read the owner is not woken: what it gets at once it can answer at once.
+        if (fresh_.empty() || (count > 0 && now_s_ - fresh_s_ < GATHER_S)) continue;
         {
             const std::lock_guard lock(guard_);
             for (Event& event : fresh_) {
@@ -213,11 +216,12 @@ void Server::accept_all(int listener) {
         const int on = 1;
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         if (shaking_count_ >= settings_.handshakes) drop_oldest_handshake();
-        std::shared_ptr<TlsContext> context;
+        SSL* ssl;
         Token token;
         {
             const std::lock_guard lock(guard_);
-            context = context_;
+            // The owner's context is never held here: the last one to let go of it needs the interpreter.
+            ssl = context_ ? context_->connection() : nullptr;
             if (free_.empty()) {
                 free_.push_back(static_cast<uint32_t>(generations_.size()));
                 generations_.push_back(0);
@@ -225,7 +229,6 @@ void Server::accept_all(int listener) {
             }
             token = uint64_t{next_generation(free_.back())} << 32 | free_.back();
         }
-        SSL* ssl = context ? context->connection() : nullptr;
         epoll_event event{.events = EPOLLIN | EPOLLRDHUP, .data = {.u64 = token}};
         if (!ssl || SSL_set_fd(ssl, fd) != 1 || epoll_ctl(epoll_, EPOLL_CTL_ADD, fd, &event)) {
             SSL_free(ssl);

@@ -160,7 +160,7 @@ class Server {
     std::deque<Token> again_;  // have octets inside TLS that no poll will tell of
     std::vector<Event> fresh_;
     size_t shaking_count_ = 0;
-    double now_s_ = 0, swept_s_ = 0, paused_until_s_ = 0;
+    double now_s_ = 0, swept_s_ = 0, paused_until_s_ = 0, fresh_s_ = 0;
     bool is_polling_listeners_ = false;
     std::string date_;
     double dated_s_ = 0;

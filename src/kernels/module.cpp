@@ -20,6 +20,7 @@ namespace nb = nanobind;
 using namespace qtrunk;
 
 #include "container.inc"
+#include "keyids.inc"
 
 #if !defined(QTRUNK_X86)
 namespace qtrunk {
@@ -429,6 +430,34 @@ void key_container(Vector<uint8_t> ids, Vector<uint8_t> material, size_t key_oct
     write_container(ids.data(), material.data(), count, key_octets, out.data());
 }
 
+KeyPlaces key_places(uint32_t segment, uint32_t first, uint32_t step, size_t count, uint32_t key_octets) {
+    require(key_octets >= 1 && key_octets <= 1024, "key_octets: from 1 to 1024");
+    require(count >= 1 && count <= 1 << 20 && first + uint64_t{step} * (count - 1) < 1 << 20, "units: all below 2**20");
+    return {segment, first, step, count, key_octets};
+}
+
+nb::bytes key_id_tag_blocks(uint32_t segment, uint32_t first, uint32_t step, size_t count, uint32_t key_octets) {
+    const KeyPlaces places = key_places(segment, first, step, count, key_octets);
+    std::vector<uint8_t> out(16 * count);
+    write_tag_blocks(places, out.data());
+    return nb::bytes(out.data(), out.size());
+}
+
+nb::bytes key_id_mask_blocks(nb::bytes tags) {
+    require(tags.size() % 16 == 0, "tags: 16 octets for each key");
+    std::vector<uint8_t> out(tags.size());
+    write_mask_blocks(static_cast<const uint8_t*>(tags.data()), tags.size() / 16, out.data());
+    return nb::bytes(out.data(), out.size());
+}
+
+nb::bytes key_ids(uint32_t segment, uint32_t first, uint32_t step, size_t count, uint32_t key_octets, nb::bytes tags, nb::bytes masks) {
+    const KeyPlaces places = key_places(segment, first, step, count, key_octets);
+    require(tags.size() == 16 * count && masks.size() == 16 * count, "tags, masks: 16 octets for each key");
+    std::vector<uint8_t> out(16 * count);
+    write_key_ids(places, static_cast<const uint8_t*>(tags.data()), static_cast<const uint8_t*>(masks.data()), out.data());
+    return nb::bytes(out.data(), out.size());
+}
+
 }  // namespace
 
 NB_MODULE(_kernels, m) {
@@ -487,4 +516,8 @@ NB_MODULE(_kernels, m) {
     m.def("decode_gaps", &decode_gaps, array("octets"), number("count"), number("limit"));
     m.def("container_size", &container_size, number("count"), number("key_octets"));
     m.def("key_container", &key_container, array("ids"), array("material"), number("key_octets"), array("out"));
+    m.def("key_id_tag_blocks", &key_id_tag_blocks, number("segment"), number("first"), number("step"), number("count"), number("key_octets"));
+    m.def("key_id_mask_blocks", &key_id_mask_blocks, nb::arg("tags"));
+    m.def("key_ids", &key_ids, number("segment"), number("first"), number("step"), number("count"), number("key_octets"),
+          nb::arg("tags"), nb::arg("masks"));
 }

@@ -18,6 +18,7 @@ class Server:
         body: int,
         message: int,
         pipelined: int,
+        handshakes: int,
         handshake_s: float,
         request_s: float,
         idle_s: float,

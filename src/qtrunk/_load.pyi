@@ -1,15 +1,11 @@
-"""The compiled load (src/load/module.cpp); `qtrunk.plan.bench.load` alone imports it."""
+"""The compiled loads (src/load); `qtrunk.plan.bench.load` and `qtrunk.plan.bench.roundtrips` alone import them."""
+
+class Place:
+    def __init__(self, *, host: str, port: int, certificate: str, private_key: str, ca_certificate: str) -> None: ...
 
 def run(
-    *,
-    host: str,
-    port: int,
-    certificate: str,
-    private_key: str,
-    ca_certificate: str,
-    request: bytes,
-    connections: int,
-    seconds: float,
-    warm_up_s: float,
-    rate_hz: float,
+    *, place: Place, request: bytes, connections: int, seconds: float, warm_up_s: float, rate_hz: float
 ) -> tuple[float, dict[str, int], int, dict[int, int]]: ...
+def round_trips(
+    *, initiator: Place, target: Place, get: bytes, collect: bytes, connections: int, seconds: float
+) -> tuple[int, float]: ...

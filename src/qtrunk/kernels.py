@@ -10,6 +10,7 @@ Costs are for one core of a 2024 server at 3.6 GHz, AVX-512 path.
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -450,3 +451,16 @@ def key_container(ids: bytes, material: memoryview, key_octets: int) -> bytearra
         np.frombuffer(ids, np.uint8), np.frombuffer(material, np.uint8), key_octets, np.frombuffer(out, np.uint8)
     )
     return out
+
+
+def key_ids(
+    segment: int, units: range, key_octets: int, tags: Callable[[bytes], bytes], masks: Callable[[bytes], bytes]
+) -> bytes:
+    """The 16 octets of the IDs of keys of `key_octets` octets that begin at these units of a segment (`kms.keyid`).
+
+    `tags` and `masks` encrypt blocks of 16 octets. ValueError where a place does not fit an ID. About 0.02 µs an ID
+    beside the encryption.
+    """
+    places = segment, units.start, units.step, len(units), key_octets
+    tagged = tags(_kernels.key_id_tag_blocks(*places))
+    return _kernels.key_ids(*places, tagged, masks(_kernels.key_id_mask_blocks(tagged)))

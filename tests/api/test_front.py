@@ -2,9 +2,11 @@
 is in `test_https`, too."""
 
 import asyncio
+import shutil
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 
@@ -33,6 +35,7 @@ class LotSupply(FakeSupply):
         self.gate: asyncio.Event | None = None
         self.problem: Exception | None = None
         self.alone = 0
+        self.gives_one_piece = False
 
     async def initiate(self, *arguments, **more):
         self.alone += 1
@@ -56,6 +59,8 @@ class LotSupply(FakeSupply):
         if self.problem is not None:
             raise self.problem
         found = []
+        if self.gives_one_piece:
+            return SuppliedKeys.of([(await self.collect(target, initiator, key_ids))[0] for key_ids in wanted])
         for key_ids in wanted:
             try:
                 found.append(await self.collect(target, initiator, key_ids))
@@ -194,6 +199,41 @@ def test_keys_are_collected_together_and_each_answer_is_its_own(running, lots, a
     assert [answer.status for answer in answers] == [200] * 4 + [400] * 3
     assert {key_id: key for answer in answers[:4] for key_id, key in keys_of(answer).items()} == given
     assert "UUID" in answers[5].message
+    for wire in wires:
+        wire.sock.close()
+
+
+@pytest.mark.parametrize("bad", [[], ["nonsense"]])
+def test_keys_that_come_in_one_piece_reach_who_asked_for_each(running, lots, alice, bob, bad):
+    with Wire(running.port, alice) as wire:
+        given = keys_of(wire.ask("GET", ENC + "?number=5"))
+    ids = [*sorted(given), *bad]
+    wires = [Wire(running.port, bob) for _ in ids]
+    lots.lots.clear()
+    lots.gives_one_piece = True
+    answers = together(running, lots, wires, [DEC + key_id for key_id in ids])
+    assert lots.lots == [1, 4]
+    assert [keys_of(answer) for answer in answers[:5]] == [{key_id: given[key_id]} for key_id in ids[:5]]
+    assert [answer.status for answer in answers[5:]] == [400] * len(bad)
+    for wire in wires:
+        wire.sock.close()
+
+
+def test_keys_are_collected_together_by_post_too(running, lots, alice, bob):
+    with Wire(running.port, alice) as wire:
+        given = keys_of(wire.ask("GET", ENC + "?number=4"))
+    wires = [Wire(running.port, bob) for _ in given]
+    lots.lots.clear()
+    hold(running, lots)
+    for wire, key_id in zip(wires, given, strict=True):
+        body = f'{{"key_IDs":[{{"key_ID":"{key_id}"}}]}}'
+        path = DEC.partition("?")[0]
+        wire.send(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode())
+        until(lambda: lots.lots)
+    time.sleep(0.3)
+    let_go(running, lots)
+    assert [keys_of(wire.answer()) for wire in wires] == [{key_id: given[key_id]} for key_id in given]
+    assert lots.lots == [1, 3]
     for wire in wires:
         wire.sock.close()
 
@@ -389,7 +429,7 @@ def test_many_clients_at_once_are_all_answered(running, lots, alice, bob):
 
 
 def test_tokens_and_material_that_do_not_fit_are_refused():
-    limits = dict.fromkeys(("target", "headers", "body", "message", "pipelined"), 1000)
+    limits = dict.fromkeys(("target", "headers", "body", "message", "pipelined", "handshakes"), 1000)
     times = dict.fromkeys(("handshake_s", "request_s", "idle_s", "reading_s"), 1.0)
     server = _front.Server(**limits, **times, kept_headers=[])
     with pytest.raises(ValueError, match="tokens"):
@@ -412,4 +452,51 @@ def test_an_answer_to_nobody_is_wiped_and_forgotten(kme, lots, alice):
             time.sleep(0.05)
         until(lambda: not running.server.connections)
         until(lambda: not running.server._tasks)
-        assert running.server.is_handed()
+        until(running.server.is_handed)
+
+
+# ── TLS ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def openssl_client(running, own, *options) -> subprocess.Popen:
+    command = ["openssl", "s_client", "-connect", f"127.0.0.1:{running.port}", "-tls1_3", *options]
+    command += ["-cert", str(own.certificate), "-key", str(own.private_key)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command")
+
+
+@needs_openssl
+@pytest.mark.parametrize("is_front", [True, False])
+def test_key_exchange_that_costs_a_server_dearly_is_refused(kme, alice, lots, is_front):
+    with RunningServer(Etsi014(lots, lots.sae_of).handle, kme, is_front=is_front) as server:
+        dear = openssl_client(server, alice, "-quiet", "-groups", "ffdhe8192")
+        _, problem = dear.communicate(timeout=ANSWER_WITHIN_S)
+        assert dear.returncode == 1
+        # asyncio closes without the alert.
+        assert (b"handshake failure" if is_front else b"unexpected eof") in problem
+        cheap = openssl_client(server, alice, "-quiet", "-groups", "P-256")
+        answer, _ = cheap.communicate(b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", ANSWER_WITHIN_S)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@needs_openssl
+def test_a_client_that_only_asks_for_new_keys_of_the_connection_loses_it(running, alice):
+    client = openssl_client(running, alice, "-no_ign_eof")
+    request = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+
+    def say(octets: bytes, until: bytes, stream) -> None:
+        client.stdin.write(octets)
+        client.stdin.flush()
+        assert any(until in line for line in stream)
+
+    # s_client takes a K for itself, says what it does, and asks for new keys.
+    for _ in range(2):
+        for _ in range(8):
+            say(b"K\n", b"KEYUPDATE", client.stderr)
+        say(request, b"HTTP/1.1 400 ", client.stdout)
+    for _ in range(9):
+        say(b"K\n", b"KEYUPDATE", client.stderr)
+    client.wait(ANSWER_WITHIN_S)
+    assert b"HTTP/1.1" not in client.communicate()[0]

@@ -7,6 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qtrunk.base.errors import LabError
+from qtrunk.base.ports import SuppliedKey
+from qtrunk.base.secret import Secret
+from qtrunk.plan.bench import roundtrips
 from qtrunk.plan.bench.load import Histogram, Load, run, run_apart
 
 
@@ -59,6 +62,45 @@ def test_no_server_is_an_error(server, alice):
     nowhere = load(server, alice, host="127.0.0.1")
     with pytest.raises(LabError, match="cannot be reached"):
         run(Load(**{name: getattr(nowhere, name) for name in Load.__dataclass_fields__} | {"port": 1}))
+
+
+def round_trips(server, alice, bob) -> tuple[int, float]:
+    initiator, target = (
+        roundtrips.End(
+            port=server.port,
+            certificate=str(own.certificate),
+            private_key=str(own.private_key),
+            ca_certificate=str(own.ca_certificate),
+            path=f"/api/v1/keys/{other}",
+        )
+        for own, other in ((alice, "bob"), (bob, "alice"))
+    )
+    return roundtrips.run(roundtrips.Task(initiator=initiator, target=target, connections=3, seconds=0.3))
+
+
+def test_round_trips_count_keys_that_both_ends_got(server, supply, alice, bob):
+    supply.stock = 10**9
+    done, seconds = round_trips(server, alice, bob)
+    assert seconds >= 0.3
+    # One of each pair of connections may be under way when the clock stops.
+    assert 0 < done <= supply.allocations <= done + 3
+
+
+def test_round_trips_end_at_a_refusal(server, supply, alice, bob):
+    supply.stock = 5
+    with pytest.raises(RuntimeError, match="answered 503"):
+        round_trips(server, alice, bob)
+
+
+def test_round_trips_end_at_a_key_that_differs(server, supply, alice, bob, monkeypatch):
+    supply.stock = 10**9
+
+    async def collect(target, initiator, key_ids, **_more):
+        return [SuppliedKey(key_id=key_id, material=Secret(bytes(32))) for key_id in key_ids]
+
+    monkeypatch.setattr(supply, "collect", collect)
+    with pytest.raises(RuntimeError, match="differs between the two ends"):
+        round_trips(server, alice, bob)
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=50), st.sampled_from([0.0, 0.5, 0.99, 1.0]))

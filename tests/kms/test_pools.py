@@ -163,6 +163,52 @@ def test_only_the_pair_gets_the_keys(ends: Ends) -> None:
     assert same(ends.redeem(key), [key])
 
 
+def test_keys_that_are_asked_for_together_are_one_record_where_they_lie_side_by_side(ends: Ends) -> None:
+    ends.fill(320)
+    ends.fill(320)
+    keys = ends.take(14)
+    before = ends.pools[1].written
+    wanted = [*keys[7:14], *keys[:5]][::-1]
+    found = ends.pools[1].redeem_each(B, A, [key.key_id for key in wanted])
+    assert found is not None
+    assert same(list(found), wanted)
+    # Three runs: the second segment's keys, and two of the first, which has a gap.
+    assert ends.pools[1].written - before == 3
+    ends.pools[1].flush()
+    ends.crash()
+    assert same(ends.redeem(*keys[5:7]), keys[5:7])
+    for key in wanted:
+        with pytest.raises(KeyNotFound):
+            ends.redeem(key)
+
+
+def test_where_one_of_them_cannot_be_had_none_is_taken(ends: Ends) -> None:
+    ends.fill(640)
+    keys, (other,) = ends.take(4), ends.take(1, 64)
+    (odd,) = ends.take(1, 20)
+    ids = [key.key_id for key in keys]
+    ends.redeem(keys[0])
+    before = ends.pools[1].written
+    strange = KeyId("7a8a2fd6-2d2c-4a0e-8f0a-3d1f5f0b9c11")
+    for wanted in (ids, [*ids[1:], ids[2]], [*ids[1:], strange], [*ids[1:], other.key_id], [odd.key_id], []):
+        assert ends.pools[1].redeem_each(B, A, wanted) is None
+    assert ends.pools[1].redeem_each(A, B, ids[1:]) is None
+    assert ends.pools[1].written == before
+    assert same(ends.redeem(*keys[1:]), keys[1:])
+
+
+def test_together_a_damaged_segment_takes_no_key_of_another(ends: Ends) -> None:
+    first = ends.fill(320)
+    ends.fill(320)
+    keys = ends.take(14)
+    (path,) = (ends.directory / "b" / "pools").glob(f"pool.*.{first}.*")
+    path.write_bytes(path.read_bytes()[:-1])
+    before = ends.pools[1].written
+    assert ends.pools[1].redeem_each(B, A, [key.key_id for key in keys]) is None
+    assert ends.pools[1].written == before
+    assert same(ends.redeem(*keys[10:]), keys[10:])
+
+
 def test_how_far_a_key_came_is_known_while_its_segment_lives(ends: Ends) -> None:
     material = Secret(os.urandom(HEAD_OCTETS + 320))
     how: dict[str, object] = {"routes": [["a", "m", "n", "b"]], "epsilon": 3e-10, "protection": "qkd + ml-kem-768"}
@@ -182,10 +228,10 @@ def test_how_far_a_key_came_is_known_while_its_segment_lives(ends: Ends) -> None
 def test_the_head_is_never_given_out(ends: Ends) -> None:
     number = ends.fill(320)
     segment = ends.pools[1]._by_number[number][0]
-    (key_id,) = segment.ids.make([0], 32)
+    (key_id,) = segment.ids.make(range(1), 32)
     with pytest.raises(KeyNotFound):
         ends.redeem(key_id)
-    (key_id,) = segment.ids.make([segment.units - 2], 32)
+    (key_id,) = segment.ids.make(range(segment.units - 2, segment.units - 1), 32)
     with pytest.raises(KeyNotFound):
         ends.redeem(key_id)
 
@@ -476,6 +522,22 @@ class Life(RuleBasedStateMachine):
         self.note(COLLECTED, [found])
         with pytest.raises(KeyNotFound):
             self.ends.redeem(key)
+
+    @precondition(lambda self: self.keys)
+    @rule(data=st.data())
+    def redeem_each(self, data: st.DataObject) -> None:
+        """Requests for a key each that come together; those that cannot be answered so are answered one by one."""
+        wanted = data.draw(st.lists(st.sampled_from(self.keys), max_size=5, unique_by=id))
+        pools = self.ends.pools[1]
+        found = pools.redeem_each(B, A, [key.key_id for key in wanted])
+        if found is None:
+            assert len({len(key.material) for key in wanted}) != 1 or len(wanted[0].material) % 8
+            return
+        pools.flush()
+        assert same(list(found), wanted)
+        self.note(COLLECTED, list(found))
+        self.keys = [key for key in self.keys if not any(key is one for one in wanted)]
+        assert pools.redeem_each(B, A, [wanted[0].key_id]) is None
 
     @rule()
     def crash(self) -> None:

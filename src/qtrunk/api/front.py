@@ -11,6 +11,7 @@ material of a lot are wiped here.
 
 import asyncio
 import logging
+import resource
 import socket
 import ssl
 import time
@@ -30,9 +31,8 @@ log = logging.getLogger(__name__)
 SAME, EACH = "same", "each"
 LOT_MAX = 256
 """Requests of a lot."""
-LOT_SPACING_S = 0.001
-"""Lots of one kind begin no closer than this: under load fewer and larger ones cost less, and a flush of the journal
-takes about as long; whoever comes alone waits for nobody."""
+HANDSHAKES_MAX = 1024
+"""That are under way at once: of the files that the process may have open strangers get a quarter at most."""
 TOKEN_OCTETS = 8
 """Of the name that the thread gives to a connection."""
 
@@ -48,8 +48,8 @@ class Lots(Protocol):
         """What `count` requests like this one get, one behind the other, and how many keys each; or one answer for
         all of them. None, and nothing has happened: answer them one by one."""
 
-    async def each(self, requests: list[Request]) -> list[Response | None]:
-        """The answer to each; None, and nothing has happened: answer this one by itself."""
+    async def each(self, requests: list[Request]) -> SuppliedKeys | list[Response | None]:
+        """The answer to each, or a key for each; None, and nothing has happened: answer this one by itself."""
 
 
 class FrontContext:
@@ -134,6 +134,7 @@ class FrontServer:
             body=limits.body_octets_max,
             message=limits.message_octets_max,
             pipelined=limits.pipelined_max,
+            handshakes=min(HANDSHAKES_MAX, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4),
             handshake_s=limits.handshake_s,
             request_s=limits.request_s,
             idle_s=limits.idle_s,
@@ -220,13 +221,14 @@ class FrontServer:
             del self._clients[self._numbers.pop(identity.fingerprint)]
 
     def _sweep(self) -> None:
+        # First of all: whatever goes wrong, there is a next one.
+        self._sweeping = asyncio.get_running_loop().call_later(1.0, self._sweep)
         now_unix_s = time.time()
         for token, identity in self.connections.items():
             if self.is_revoked(identity):
                 self._front.cut(token)
             elif now_unix_s > identity.expires_unix_s:
                 self._front.finish(token)
-        self._sweeping = asyncio.get_running_loop().call_later(1.0, self._sweep)
 
     # ── requests ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -244,7 +246,7 @@ class FrontServer:
         identity = self._clients.get(client)
         if identity is None:
             return  # All of its connections are gone.
-        if self.is_revoked(identity):
+        if self.is_revoked(identity) or time.time() > identity.expires_unix_s:
             self._front.cut(tokens)
             return
         try:
@@ -254,11 +256,12 @@ class FrontServer:
             return
         kept = {} if headers is None else {name: value.decode("latin-1") for name, value in headers.items()}
         request = Request(method, segments, query, body, identity, target, request_id, kept)
-        kind = None if self.lots is None or request_id is not None else self.lots.kind(method, segments)
+        is_plain = request_id is None and headers is None
+        kind = self.lots.kind(method, segments) if self.lots is not None and is_plain else None
         if kind is None:
             self._one_by_one(tokens, request)
             return
-        key = (client, target if kind == SAME else target.partition(b"?")[0], method, body)
+        key = (client, target, method, body) if kind == SAME else (client, target.partition(b"?")[0], method, b"")
         pending = self._pending.get(key)
         if pending is None:
             pending = self._pending[key] = deque()
@@ -267,16 +270,16 @@ class FrontServer:
 
     async def _work(self, key: tuple[int, bytes, str, bytes], kind: str, pending: deque[tuple[bytes, Request]]) -> None:
         """Answer lots of one kind, one after the other, as long as there are any."""
-        loop = asyncio.get_running_loop()
+        lot: list[tuple[bytes, Request]] = []
         try:
             while pending:
-                next_s = loop.time() + LOT_SPACING_S
                 lot = [pending.popleft() for _ in range(min(len(pending), LOT_MAX))]
                 if kind == SAME:
                     await self._answer_same(lot)
                 else:
                     await self._answer_each(lot)
-                await asyncio.sleep(max(0.0, next_s - loop.time()))
+        except Exception as problem:  # noqa: BLE001 (as in `_one`)
+            self._failed(b"".join(tokens for tokens, _ in (*lot, *pending)), problem)
         finally:
             del self._pending[key]
 
@@ -303,9 +306,7 @@ class FrontServer:
             self._answer(tokens, found)
         else:
             keys, number = found
-            with keys.material.reveal() as material:
-                self._front.answer_keys(tokens, keys.ids, material, number, keys.key_octets)
-            keys.material.wipe()
+            self._answer_keys(tokens, keys, number)
 
     async def _answer_each(self, lot: list[tuple[bytes, Request]]) -> None:
         # Equal requests came as one; the first of them gets the keys, the others hear that they are gone.
@@ -326,6 +327,9 @@ class FrontServer:
         except Exception as problem:  # noqa: BLE001 (as in `_one`)
             self._failed(b"".join(token for token, _ in asking), problem)
             return
+        if isinstance(answers, SuppliedKeys):
+            self._answer_keys(b"".join(token for token, _ in asking), answers, 1)
+            return
         for (token, request), answer in zip(asking, answers, strict=True):
             if answer is None:
                 self._one_by_one(token, request)
@@ -343,15 +347,20 @@ class FrontServer:
             answer = await self.handler(request)
             if answer.stream is not None:
                 raise TypeError("a stream")
+            self._answer(token, answer)
         except Exception as problem:  # noqa: BLE001 (one broken request must not take the others' server away)
             self._failed(token, problem)
-        else:
-            self._answer(token, answer)
 
     def _failed(self, tokens: bytes, problem: Exception) -> None:
         _log(problem)
         text = "the key manager failed at this request; its log says where"
         self._answer(tokens, self.refusal(503, text, {"Retry-After": "5"}), closes=True)
+
+    def _answer_keys(self, tokens: bytes, keys: SuppliedKeys, number: int) -> None:
+        """So many keys for each."""
+        with keys.material.reveal() as material:
+            self._front.answer_keys(tokens, keys.ids, material, number, keys.key_octets)
+        keys.material.wipe()
 
     def _answer(self, tokens: bytes, answer: Response, *, closes: bool = False) -> None:
         head = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())

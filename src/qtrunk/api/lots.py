@@ -1,19 +1,21 @@
 """Requests of GS QKD 014 Edition 1 that are answered together, each as it would be by itself (`front.Lots`).
 
 Equal requests for fresh keys of one client differ in nothing but the keys they get: their keys are taken in one run and
-recorded by one record. Requests for keys by ID differ in the IDs, but may wait for the disk together. Whatever is not
-plain is left to be answered one by one: requests that are wrong, that have several targets or might be refused.
+recorded by one record. Requests for a key by its ID are looked up together, and what lies side by side is one read and
+one record, too; those for several keys at least wait for the disk together. Whatever is not plain is left to be
+answered one by one: requests that are wrong, that have several targets or might be refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from qtrunk.api.delivery import container
 from qtrunk.api.etsi014 import Etsi014, key_ids, key_request
 from qtrunk.api.front import EACH, SAME
 from qtrunk.api.https import Request, Response
+from qtrunk.api.tls import PeerIdentity
 from qtrunk.base.errors import NotAuthorised, QtrunkError, StoreError
 from qtrunk.base.ids import KeyId, parse_sae_id
-from qtrunk.base.ports import LotSupply, SuppliedKeys
+from qtrunk.base.ports import LotSupply, SuppliedKey, SuppliedKeys
 
 
 class KeyLots:
@@ -30,7 +32,7 @@ class KeyLots:
         match segments:
             case ("api", "v1", "keys", _, "enc_keys") if method in ("GET", "POST"):
                 return SAME
-            case ("api", "v1", "keys", _, "dec_keys") if method == "GET":
+            case ("api", "v1", "keys", _, "dec_keys") if method in ("GET", "POST"):
                 return EACH
             case _:
                 return None
@@ -56,7 +58,7 @@ class KeyLots:
             return None
         return None if keys is None else (keys, number)
 
-    async def each(self, requests: list[Request]) -> list[Response | None]:
+    async def each(self, requests: list[Request]) -> SuppliedKeys | list[Response | None]:
         """See `front.Lots`."""
         answers: list[Response | None] = [None] * len(requests)
         first, identity = requests[0], requests[0].identity
@@ -77,14 +79,16 @@ class KeyLots:
         except NotAuthorised:
             return answers
         except StoreError as problem:
-            for place, _ in asked:
-                answers[place] = self._edition1.refusal(identity, problem)
-            return answers
+            found = [problem] * len(asked)
+        if isinstance(found, SuppliedKeys):
+            if len(found) == len(requests):
+                return found
+            found = [[key] for key in found]
         for (place, _), keys in zip(asked, found, strict=True):
-            if isinstance(keys, NotAuthorised):
-                continue  # By itself it is noted as a refusal, too.
-            if isinstance(keys, QtrunkError):
-                answers[place] = self._edition1.refusal(identity, keys)
-            elif keys is not None:
-                answers[place] = container(keys)
+            answers[place] = self._answer(identity, keys)
         return answers
+
+    def _answer(self, identity: PeerIdentity, keys: Sequence[SuppliedKey] | QtrunkError | None) -> Response | None:
+        if keys is None or isinstance(keys, NotAuthorised):
+            return None  # By itself it is noted as a refusal, too.
+        return self._edition1.refusal(identity, keys) if isinstance(keys, QtrunkError) else container(keys)

@@ -21,6 +21,9 @@ from qtrunk.base.ids import role_of
 
 # Only these matter where TLS 1.2 is permitted: every session key is fresh and every record authenticated.
 _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+GROUP = "prime256v1"
+"""Of key exchange, which every TLS 1.3 knows (RFC 8446 clause 9.1). A server that leaves it to OpenSSL takes finite
+fields, too, and a stranger who has computed nothing keeps it busy for 200 ms with the largest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ def server_context(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = minimum_version
     context.set_ciphers(_TLS12_CIPHERS)
+    context.set_ecdh_curve(GROUP)
     # A resumed session would not show its certificate again; clients keep their connections instead.
     context.num_tickets = 0
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION

@@ -65,6 +65,26 @@ class SuppliedKeys(Sequence[SuppliedKey]):
                 key.material.wipe()
         return SuppliedKeys(b"".join(bytes.fromhex(key.key_id.replace("-", "")) for key in keys), whole, size)
 
+    @classmethod
+    def in_order(cls, pieces: Sequence["SuppliedKeys"], places: Sequence[int]) -> "SuppliedKeys":
+        """Keys of one size out of several pieces, the first of which comes to `places[0]` and so on; the pieces are
+        wiped, but for one that is given back as it is.
+        """
+        if len(pieces) == 1 and all(place == number for number, place in enumerate(places)):
+            return pieces[0]
+        size, ids = pieces[0].key_octets, [b""] * len(places)
+        whole = Secret(bytes(size * len(places)))
+        left = iter(places)
+        with whole.fill() as octets:
+            for piece in pieces:
+                with piece.material.reveal() as part:
+                    for number in range(len(piece)):
+                        place = next(left)
+                        octets[place * size : (place + 1) * size] = part[number * size : (number + 1) * size]
+                        ids[place] = piece.ids[16 * number : 16 * number + 16]
+                piece.material.wipe()
+        return SuppliedKeys(b"".join(ids), whole, size)
+
     def __len__(self) -> int:
         return len(self.ids) // 16
 
@@ -180,8 +200,9 @@ class LotSupply(KeySupply, Protocol):
 
     async def collect_each(
         self, target: SaeId, initiator: SaeId, wanted: Sequence[Sequence[KeyId]]
-    ) -> list[Sequence[SuppliedKey] | QtrunkError | None]:
+    ) -> SuppliedKeys | list[Sequence[SuppliedKey] | QtrunkError | None]:
         """For each of several `collect`: its keys, or why it gets none; None: ask by itself, nothing has happened.
+        Where each names one key and all get theirs, these may come in one piece.
 
         Raises StoreError where the keys cannot be recorded: then none gets any.
         """

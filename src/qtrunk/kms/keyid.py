@@ -12,15 +12,13 @@ makes one up finds a valid one with probability 2^-60 a try. Both keys are octet
 two nodes hold.
 """
 
-from collections.abc import Sequence
 from struct import Struct
 
-import numpy as np
-import numpy.typing as npt
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from qtrunk.base.ids import KeyId
 from qtrunk.base.secret import Secret
+from qtrunk.kernels import key_ids
 
 UNIT_OCTETS = 8
 UNITS_MAX = 1 << 20
@@ -31,7 +29,6 @@ AHEAD = 64
 
 _TAG = Struct(">QQ")
 _TAG_BITS = 60
-_VERSION, _VARIANT = 0x4000, 1 << 63
 _LOW = (1 << 62) - 1
 
 
@@ -57,20 +54,20 @@ class KeyIds:
         self._ready: dict[tuple[int, int], KeyId] = {}
         self._expected: dict[KeyId, tuple[int, int]] = {}
 
-    def make(self, units: Sequence[int], key_octets: int) -> list[KeyId]:
+    def make(self, units: range, key_octets: int) -> list[KeyId]:
         """The IDs of keys of `key_octets` octets that begin at these units."""
         if len(units) > 1:
-            return self._make(np.array(units, np.uint64), key_octets)
-        place = (units[0], key_octets)
+            return self._make(units, key_octets)
+        place = (units.start, key_octets)
         key_id = self._ready.pop(place, None)
         if key_id is None:
             self._look_ahead(*place)
             key_id = self._ready.pop(place)
         return [key_id]
 
-    def octets(self, units: Sequence[int], key_octets: int) -> bytes:
+    def octets(self, units: range, key_octets: int) -> bytes:
         """The same IDs as their 16 octets each."""
-        return self._octets(np.array(units, np.uint64), key_octets)
+        return key_ids(self._number, units, key_octets, self._tags.update, self._masks.update)
 
     def place(self, key_id: KeyId) -> tuple[int, int] | None:
         """Unit and octets that an ID means, or None: not an ID of this segment."""
@@ -84,7 +81,7 @@ class KeyIds:
         claimed = hidden ^ _TAG.unpack(self._masks.update(_TAG.pack(tag, 0)))[0] >> 34
         unit, octets = claimed >> 10, (claimed & 0x3FF) + 1
         # Making the ID anew checks every bit of it; IDs are public, so how long the comparison takes tells nothing.
-        if self._make(np.array([unit], np.uint64), octets)[0] != key_id:
+        if self._make(range(unit, unit + 1), octets)[0] != key_id:
             return None
         self._look_ahead(unit, octets)
         self._expected = {ready: place for place, ready in self._ready.items() if ready != key_id}
@@ -94,23 +91,10 @@ class KeyIds:
     def _look_ahead(self, unit: int, key_octets: int) -> None:
         stride = units_of(key_octets)
         units = range(unit, min(UNITS_MAX, unit + AHEAD * stride), stride)
-        made = self._make(np.array(units, np.uint64), key_octets)
+        made = self._make(units, key_octets)
         self._ready = {(place, key_octets): key_id for place, key_id in zip(units, made, strict=True)}
 
-    def _make(self, units: npt.NDArray[np.uint64], key_octets: int) -> list[KeyId]:
-        text = self._octets(units, key_octets).hex()
+    def _make(self, units: range, key_octets: int) -> list[KeyId]:
+        text = self.octets(units, key_octets).hex()
         parts = [text[i : i + 32] for i in range(0, len(text), 32)]
         return [KeyId(f"{part[:8]}-{part[8:12]}-{part[12:16]}-{part[16:20]}-{part[20:]}") for part in parts]
-
-    def _octets(self, units: npt.NDArray[np.uint64], key_octets: int) -> bytes:
-        places = units << np.uint64(10) | np.uint64(key_octets - 1)
-        blocks = np.zeros((len(places), 2), ">u8")
-        blocks[:, 0] = places | np.uint64(self._number << 32)
-        tags = np.frombuffer(self._tags.update(blocks.tobytes()), ">u8")[::2].astype(np.uint64) >> np.uint64(4)
-        blocks[:, 0] = tags << np.uint64(4)
-        masks = np.frombuffer(self._masks.update(blocks.tobytes()), ">u8")[::2].astype(np.uint64) >> np.uint64(34)
-        hidden = places ^ masks
-        blocks[:, 0] = (hidden >> np.uint64(14) << np.uint64(16)) | (hidden >> np.uint64(2) & np.uint64(0xFFF))
-        blocks[:, 0] |= np.uint64(self._number << 32 | _VERSION)
-        blocks[:, 1] = (hidden & np.uint64(3)) << np.uint64(_TAG_BITS) | tags | np.uint64(_VARIANT)
-        return blocks.tobytes()

@@ -21,6 +21,7 @@ import sqlite3
 import zlib
 from collections import OrderedDict
 from collections.abc import Container, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,32 @@ class Pools:
         fresh = [place for place in places if (id(place[0]), place[1]) not in again]
         self._write_down(COLLECTED, runs(fresh), mark, self._clock.unix_s())
         return keys, []
+
+    def redeem_each(self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId]) -> SuppliedKeys | None:
+        """As `redeem` of each of these keys by itself, in their order; what lies side by side is read and written down
+        in one piece.
+
+        None, and nothing has happened, where one of them is not to be had now, or they are not of one size.
+        """
+        try:
+            places, strange = self.find(target, initiator, key_ids)
+        except (NotAuthorised, KeyNotFound):
+            return None
+        octets = places[0][2] if places else 0
+        if strange or not octets or octets % UNIT_OCTETS or any(place[2] != octets for place in places):
+            return None
+        order = sorted(range(len(places)), key=lambda number: (places[number][0].rank, places[number][1]))
+        parts = runs([places[number] for number in order])
+        stride = units_of(octets)
+        for (segment, first, _, count), (other, unit, _, _) in pairwise(parts):
+            if segment is other and unit < first + count * stride:
+                return None  # The same key twice: the second request must hear that it is gone.
+        try:
+            pieces = [self._give_run(*part) for part in parts]
+        except KeyNotFound:
+            return None
+        self._write_down(COLLECTED, parts, NO_MARK, self._clock.unix_s())
+        return SuppliedKeys.in_order(pieces, order)
 
     def find(
         self, target: SaeId, initiator: SaeId, key_ids: Sequence[KeyId], again: Container[tuple[int, int]] = ()

@@ -84,14 +84,14 @@ class Figures:
         self._sum_s = self._longest_s = self._last_s = self._variation_s = 0.0
         self._refusals = dict.fromkeys((*LIMITS, *OWN, *NETWORK), 0)
 
-    def supplied(self, response_s: float, keys: int, bits: int, now_s: float) -> None:
-        """A request got its `keys`, `bits` together, `response_s` after it came; it is `now_s`."""
-        self._buckets[bisect_left(BOUNDS_S, response_s)] += 1
+    def supplied(self, response_s: float, keys: int, bits: int, now_s: float, answers: int = 1) -> None:
+        """A request, or several at once, got `keys`, `bits` together, `response_s` after it came; it is `now_s`."""
+        self._buckets[bisect_left(BOUNDS_S, response_s)] += answers
         if self._answers:
             self._variation_s += abs(response_s - self._last_s)
         self._last_s = response_s
-        self._answers += 1
-        self._sum_s += response_s
+        self._answers += answers
+        self._sum_s += answers * response_s
         if response_s > self._longest_s:
             self._longest_s = response_s
         self._keys += keys

@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from qtrunk.api.tls import PeerIdentity, identity_of
+from qtrunk.api.tls import GROUP, PeerIdentity, identity_of
 from qtrunk.base.errors import AuthenticationFailed, WireError
 from qtrunk.base.wire import FRAME_HEADER_OCTETS, Message, decode, encode, frame, frame_length
 from qtrunk.node.config import Address
@@ -84,6 +84,7 @@ def node_context(certificate: Path, private_key: Path, ca_certificate: Path, *, 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
+    context.set_ecdh_curve(GROUP)
     context.load_cert_chain(certificate, private_key)
     context.load_verify_locations(ca_certificate)
     context.verify_mode = ssl.CERT_REQUIRED

@@ -2,7 +2,8 @@
 
 To be called once, before any secret is made. `state` says, for the node's status, what of it is in force.
 
-Sources: prctl(2) PR_SET_DUMPABLE, getrlimit(2) RLIMIT_CORE and RLIMIT_MEMLOCK. Errors: LabError (the system refused).
+Sources: prctl(2) PR_SET_DUMPABLE, getrlimit(2) RLIMIT_CORE, RLIMIT_MEMLOCK and RLIMIT_NOFILE. Errors: LabError (the
+system refused).
 """
 
 import ctypes
@@ -18,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def harden() -> None:
-    """Forbid dumps and tracing, and allow this process to lock what its hard limit allows."""
+    """Forbid dumps and tracing; allow this process to lock, and to open, what its hard limits allow."""
     if _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise LabError(f"prctl(PR_SET_DUMPABLE): {os.strerror(ctypes.get_errno())}")
     try:
@@ -26,6 +27,9 @@ def harden() -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         most = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+        # Strangers' handshakes hold files, too: they must not be what the store or a link can open no more.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     except (OSError, ValueError) as error:
         raise LabError(f"setrlimit: {error}") from error
 

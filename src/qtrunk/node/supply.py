@@ -155,9 +155,14 @@ class Supply:
 
     async def collect_each(
         self, target: SaeId, initiator: SaeId, wanted: Sequence[Sequence[KeyId]]
-    ) -> list[Sequence[SuppliedKey] | QtrunkError | None]:
+    ) -> SuppliedKeys | list[Sequence[SuppliedKey] | QtrunkError | None]:
         """See `base.ports.LotSupply`: what is of pools, with one wait for the disk."""
         self._check_own(target)
+        if all(len(key_ids) == 1 for key_ids in wanted):
+            together = self._store.pools.redeem_each(target, initiator, [key_ids[0] for key_ids in wanted])
+            if together is not None:
+                await self._recorded()
+                return together
         found: list[Sequence[SuppliedKey] | QtrunkError | None] = []
         for key_ids in wanted:
             try:

@@ -143,13 +143,12 @@ class TenantSupply:
             return None
         now_s = self._clock.monotonic_s()
         self._demand_of(initiator, target, came_s).note(bits, came_s)
-        for _ in range(count):
-            figures.supplied(now_s - came_s, number, number * key_bits, now_s)
+        figures.supplied(now_s - came_s, count * number, bits, now_s, answers=count)
         return keys
 
     async def collect_each(
         self, target: SaeId, initiator: SaeId, wanted: Sequence[Sequence[KeyId]]
-    ) -> list[Sequence[SuppliedKey] | QtrunkError | None]:
+    ) -> SuppliedKeys | list[Sequence[SuppliedKey] | QtrunkError | None]:
         """See `base.ports.LotSupply`."""
         return await self._supply.collect_each(target, initiator, wanted)
 

@@ -101,11 +101,13 @@ def run(load: Load) -> Outcome:
     """Run a load in this process; LabError where the server cannot be reached."""
     try:
         seconds, answers, lost, times = _load.run(
-            host=load.host,
-            port=load.port,
-            certificate=load.certificate,
-            private_key=load.private_key,
-            ca_certificate=load.ca_certificate,
+            place=_load.Place(
+                host=load.host,
+                port=load.port,
+                certificate=load.certificate,
+                private_key=load.private_key,
+                ca_certificate=load.ca_certificate,
+            ),
             request=load.octets(),
             connections=load.connections,
             seconds=load.seconds,

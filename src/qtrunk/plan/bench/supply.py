@@ -141,7 +141,7 @@ def requests(runs: int, _with_rivals: bool) -> list[Figure]:
             full.append(outcome.per_second)
             per_cpu.append(outcome.answers["200"] / max(1e-9, cpu_s(pid) - before_s))
         flush_s = _flush_s(lab.state)
-        half = _checked(run_apart(_load(end, connections=32, rate_hz=statistics.median(full) / 2), cores=[1]))
+        half = _checked(run_apart(_load(end, connections=128, rate_hz=statistics.median(full) / 2), cores=[1]))
         bulk = [
             128
             * _checked(
@@ -183,7 +183,7 @@ def round_trips(runs: int, _with_rivals: bool) -> list[Figure]:
     """enc_keys at one node, dec_keys at the other, both cores, the client on them too."""
     samples = []
     with _lab(64 << 20) as lab:
-        task = Task(initiator=lab.end("alice", "bob"), target=lab.end("bob", "alice"), connections=32, seconds=4.0)
+        task = Task(initiator=lab.end("alice", "bob"), target=lab.end("bob", "alice"), connections=128, seconds=4.0)
         for _ in range(max(1, min(runs, 3))):
             made = subprocess.run(
                 [sys.executable, "-m", "qtrunk.plan.bench.roundtrips"],
