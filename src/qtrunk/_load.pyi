@@ -1,4 +1,4 @@
-"""The compiled loads (src/load); `qtrunk.plan.bench.load` and `qtrunk.plan.bench.roundtrips` alone import them."""
+"""The compiled loads (src/load); `qtrunk.plan.bench.load` alone imports them."""
 
 class Place:
     def __init__(self, *, host: str, port: int, certificate: str, private_key: str, ca_certificate: str) -> None: ...

@@ -273,7 +273,9 @@ def test_what_never_ends_is_cut_off(server, alice, start):
         for _ in range(60):
             wire.send(b"a" * 16384)
         answer = wire.answer()
-        assert (answer.status, answer.message) == (400, "request: at most 524288 octets")
+        # The compiled server knows sooner that headers cannot end well.
+        assert answer.status == 400
+        assert answer.message in ("request: at most 524288 octets", "headers: at most 16384 octets")
         assert wire.is_closed()
 
 

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import lab_kit
 import pytest
@@ -184,6 +185,14 @@ def test_a_lab_goes_on_with_its_keys_after_down_and_up(short_directory):
         lab_kit.stop(handle)
 
 
+def unmount(place: Path) -> None:
+    """Whoever was there may need a moment to end."""
+    deadline_s = time.monotonic() + 20
+    while subprocess.run(["umount", str(place)], check=False).returncode:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 def test_a_full_disk_gives_clear_refusals_and_service_comes_back(short_directory):
     mount = short_directory / "disk"
@@ -232,4 +241,4 @@ def test_a_full_disk_gives_clear_refusals_and_service_comes_back(short_directory
         ballast.unlink(missing_ok=True)
         handle.close_clients()
         lab_kit.stop(handle)
-        subprocess.run(["umount", str(mount)], check=False)
+        unmount(mount)

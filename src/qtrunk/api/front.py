@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 SAME, EACH = "same", "each"
 LOT_MAX = 256
 """Requests of a lot."""
+LOT_SPACING_S = 0.001
+"""After a lot of several requests the next one of its kind begins no sooner than this after it began: where many ask,
+few and large ones cost less. Who asks alone waits for nobody."""
 HANDSHAKES_MAX = 1024
 """That are under way at once: of the files that the process may have open strangers get a quarter at most."""
 TOKEN_OCTETS = 8
@@ -270,14 +273,18 @@ class FrontServer:
 
     async def _work(self, key: tuple[int, bytes, str, bytes], kind: str, pending: deque[tuple[bytes, Request]]) -> None:
         """Answer lots of one kind, one after the other, as long as there are any."""
+        loop = asyncio.get_running_loop()
         lot: list[tuple[bytes, Request]] = []
         try:
             while pending:
+                next_s = loop.time() + LOT_SPACING_S
                 lot = [pending.popleft() for _ in range(min(len(pending), LOT_MAX))]
                 if kind == SAME:
                     await self._answer_same(lot)
                 else:
                     await self._answer_each(lot)
+                if len(lot) > 1 or len(lot[0][0]) > TOKEN_OCTETS:
+                    await asyncio.sleep(max(0.0, next_s - loop.time()))
         except Exception as problem:  # noqa: BLE001 (as in `_one`)
             self._failed(b"".join(tokens for tokens, _ in (*lot, *pending)), problem)
         finally:

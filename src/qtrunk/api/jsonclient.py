@@ -90,6 +90,10 @@ class Service:
         while self._idle:
             self._idle.pop().close()
 
+    def __del__(self) -> None:
+        # Whoever drops a service has no use for its connections.
+        self.close()
+
     def check_peer(self, der: bytes) -> None:
         """Before anything is sent: AuthenticationFailed where this is not who it should be. TLS has verified it."""
 

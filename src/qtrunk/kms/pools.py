@@ -21,7 +21,6 @@ import sqlite3
 import zlib
 from collections import OrderedDict
 from collections.abc import Container, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +43,11 @@ from qtrunk.kms.poolstate import (
     PoolLedger,
     Segment,
     fate,
-    free_units,
     ledgers,
     quality_of,
+    revived,
     runs,
+    side_by_side,
     worst_of,
 )
 from qtrunk.kms.retries import Part, Retries
@@ -105,24 +105,8 @@ class Pools:
 
     def _revive(self, row: dict[str, Any]) -> None:
         pool = Pool(row["pool"], row["side"], SaeId(row["initiator"]), SaeId(row["target"]))
-        number, used = row["segment"], row["used"]
-        segment = Segment(
-            pool=pool,
-            number=number,
-            rank=row["rank"],
-            quality=quality_of(msgspec.json.decode(row["receipt"])),
-            units=row["units"],
-            ids=KeyIds(number, unseal(self._kek, row["id_key"], self._place(pool, number))),
-            made_unix_s=row["made_unix_s"],
-            expires_unix_s=row["expires_unix_s"],
-            cursor=row["cursor"],
-            used=None if used is None else bytearray(zlib.decompress(used)),
-            delivered=row["delivered"],
-            doubtful=row["doubtful"],
-            lost=row["lost"],
-            voided=row["destroyed"],
-        )
-        segment.free = free_units(pool.side, segment.units, segment.cursor, segment.used)
+        number = row["segment"]
+        segment = revived(row, pool, KeyIds(number, unseal(self._kek, row["id_key"], self._place(pool, number))))
         if segment.free <= 0:
             segment.closed_unix_s = row["ended_unix_s"] or self._clock.unix_s()
         self._adopt(segment)
@@ -343,15 +327,9 @@ class Pools:
             places, strange = self.find(target, initiator, key_ids)
         except (NotAuthorised, KeyNotFound):
             return None
-        octets = places[0][2] if places else 0
-        if strange or not octets or octets % UNIT_OCTETS or any(place[2] != octets for place in places):
+        order, parts = ([], []) if strange else side_by_side(places)
+        if not parts:
             return None
-        order = sorted(range(len(places)), key=lambda number: (places[number][0].rank, places[number][1]))
-        parts = runs([places[number] for number in order])
-        stride = units_of(octets)
-        for (segment, first, _, count), (other, unit, _, _) in pairwise(parts):
-            if segment is other and unit < first + count * stride:
-                return None  # The same key twice: the second request must hear that it is gone.
         try:
             pieces = [self._give_run(*part) for part in parts]
         except KeyNotFound:

@@ -3,10 +3,14 @@
 Places and amounts are in units of `kms.keyid` where nothing else is said.
 """
 
+import zlib
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
+
+import msgspec
 
 from qtrunk.base.ids import SaeId
 from qtrunk.base.ports import Quality
@@ -99,6 +103,48 @@ def runs(places: list[tuple[Segment, int, int]]) -> list[tuple[Segment, int, int
                 continue
         parts.append((segment, unit, key_octets, 1))
     return parts
+
+
+def side_by_side(
+    places: list[tuple[Segment, int, int]],
+) -> tuple[list[int], list[tuple[Segment, int, int, int]]]:
+    """Keys of one size in the order in which they lie, as places in the list, and as parts without gaps.
+
+    Nothing where there are none, sizes differ or leave gaps, or one is named twice.
+    """
+    octets = places[0][2] if places else 0
+    if not octets or octets % UNIT_OCTETS or any(place[2] != octets for place in places):
+        return [], []
+    order = sorted(range(len(places)), key=lambda number: (places[number][0].rank, places[number][1]))
+    parts = runs([places[number] for number in order])
+    stride = units_of(octets)
+    for (segment, first, _, count), (other, unit, _, _) in pairwise(parts):
+        if segment is other and unit < first + count * stride:
+            return [], []
+    return order, parts
+
+
+def revived(row: dict[str, Any], pool: Pool, ids: KeyIds) -> Segment:
+    """A segment as its row has it."""
+    used = row["used"]
+    segment = Segment(
+        pool=pool,
+        number=row["segment"],
+        rank=row["rank"],
+        quality=quality_of(msgspec.json.decode(row["receipt"])),
+        units=row["units"],
+        ids=ids,
+        made_unix_s=row["made_unix_s"],
+        expires_unix_s=row["expires_unix_s"],
+        cursor=row["cursor"],
+        used=None if used is None else bytearray(zlib.decompress(used)),
+        delivered=row["delivered"],
+        doubtful=row["doubtful"],
+        lost=row["lost"],
+        voided=row["destroyed"],
+    )
+    segment.free = free_units(pool.side, segment.units, segment.cursor, segment.used)
+    return segment
 
 
 def fate(row: dict[str, Any], given: list[dict[str, object]]) -> tuple[str, object]:

@@ -102,6 +102,7 @@ def test_a_key_that_was_given_out_is_on_no_disk_and_in_no_text_and_soon_in_no_me
     ends = {"node-ada", "node-bert"}
     assert not {name: found for name, found in at_once.items() if found and name not in ends}
     for _ in range(20):
+        small_lab.wait_for_pool(BANK, SHOP, 128 * 32)
         give(small_lab, 128)
     time.sleep(4)  # A segment's piece that nobody reads is overwritten within two seconds.
     later = {name: markers.found_in_process(processes[name]) for name in ends}

@@ -101,13 +101,7 @@ def run(load: Load) -> Outcome:
     """Run a load in this process; LabError where the server cannot be reached."""
     try:
         seconds, answers, lost, times = _load.run(
-            place=_load.Place(
-                host=load.host,
-                port=load.port,
-                certificate=load.certificate,
-                private_key=load.private_key,
-                ca_certificate=load.ca_certificate,
-            ),
+            place=place(load.host, load.port, load.certificate, load.private_key, load.ca_certificate),
             request=load.octets(),
             connections=load.connections,
             seconds=load.seconds,
@@ -124,6 +118,24 @@ def run(load: Load) -> Outcome:
         p50_s=histogram.quantile_s(0.5),
         p99_s=histogram.quantile_s(0.99),
         p999_s=histogram.quantile_s(0.999),
+    )
+
+
+def place(host: str, port: int, certificate: str, private_key: str, ca_certificate: str) -> _load.Place:
+    """Where a key manager listens, and who asks there."""
+    return _load.Place(
+        host=host, port=port, certificate=certificate, private_key=private_key, ca_certificate=ca_certificate
+    )
+
+
+def round_trips(
+    initiator: _load.Place, target: _load.Place, get: bytes, collect: bytes, connections: int, seconds: float
+) -> tuple[int, float]:
+    """Keys that were got by the request `get` and collected by the path `collect` and their ID, on so many pairs of
+    connections, and the seconds that it took. RuntimeError where one fails, or differs.
+    """
+    return _load.round_trips(
+        initiator=initiator, target=target, get=get, collect=collect, connections=connections, seconds=seconds
     )
 
 

@@ -10,7 +10,7 @@ import sys
 
 import msgspec
 
-from qtrunk import _load
+from qtrunk.plan.bench.load import place, round_trips
 
 _HOST = "localhost"
 
@@ -38,24 +38,12 @@ class Task(msgspec.Struct, frozen=True):
 def run(task: Task) -> tuple[int, float]:
     """Round trips done, and seconds that it took; RuntimeError where one fails."""
     get = f"GET {task.initiator.path}/enc_keys?number=1&size=256 HTTP/1.1\r\nHost: {_HOST}\r\n\r\n"
-    return _load.round_trips(
-        initiator=_place(task.initiator),
-        target=_place(task.target),
-        get=get.encode(),
-        collect=f"{task.target.path}/dec_keys?key_ID=".encode(),
-        connections=task.connections,
-        seconds=task.seconds,
-    )
-
-
-def _place(end: End) -> _load.Place:
-    return _load.Place(
-        host=_HOST,
-        port=end.port,
-        certificate=end.certificate,
-        private_key=end.private_key,
-        ca_certificate=end.ca_certificate,
-    )
+    ends = [
+        place(_HOST, end.port, end.certificate, end.private_key, end.ca_certificate)
+        for end in (task.initiator, task.target)
+    ]
+    collect = f"{task.target.path}/dec_keys?key_ID="
+    return round_trips(ends[0], ends[1], get.encode(), collect.encode(), task.connections, task.seconds)
 
 
 def main() -> None:
