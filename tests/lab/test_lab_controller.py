@@ -78,8 +78,12 @@ def test_one_leads_and_every_node_holds_its_routes(lab):
     text = lab.qtrunk("status").stdout
     assert f"{first} leads" in text
     assert "stands by" in text
-    network = json.loads(lab.qtrunk("controller", "show", "network").stdout)
-    assert (network["nodes_answering"], network["links_by_state"]["ACTIVE"]) == (3, 3)
+
+    def sees_all() -> bool:
+        network = json.loads(lab.qtrunk("controller", "show", "network").stdout)
+        return (network["nodes_answering"], network["links_by_state"].get("ACTIVE")) == (3, 3)
+
+    until(sees_all, "the controller sees three nodes and three active links")
     for what in ("nodes", "links", "pools", "routes", "services", "alarms", "alarms/history"):
         assert isinstance(json.loads(lab.qtrunk("controller", "show", what).stdout), list)
     summary = json.loads(lab.qtrunk("controller", "show", "alarms/summary").stdout)
