@@ -52,7 +52,7 @@ scale: setup
 diagnosis: setup
 	$(BIN)/python tools/diagnosis_report.py --seeds 4
 
-# A day of growth, faults and maintenance with real processes, and what each tenant saw: writes docs/day.md (ten minutes).
+# A day of growth, faults and maintenance with real processes, and what each tenant saw: writes docs/day.md (half an hour, 14 GB).
 day: setup
 	$(BIN)/python tools/scripted_day.py --write
 	$(BIN)/python tools/simulated_day.py two-rings --write

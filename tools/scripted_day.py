@@ -1,137 +1,120 @@
-"""A day in the life of a network, in minutes and with real processes: writes docs/day.md.
+"""A day in the life of a shipped network, shortened to minutes and with real processes: writes docs/day.md.
 
-    python tools/scripted_day.py [--pause 20] [--write]
+    python tools/scripted_day.py [two-rings] [--clock-fraction F] [--pause 20] [--write]
 
-Two small rings joined by a trunk, two controllers, four tenants whose applications ask for keys and collect them at the
-other end all the time. The day: growth, a cut, an attack, the loss of a node, the loss of the leading controller,
-maintenance, recovery; each told to the network by the commands that an operator uses. The report says what each tenant
-saw in each part of the day, and which alarms there were. The run fails if a request fails whose two ends are alive.
+Every site, every fibre and both controllers are a process each. The day is that of tools/simulated_day.py, of the same
+script (`sim.network.day`): growth, a cut, an attack, the loss of a node, the loss of the leading controller,
+maintenance, recovery, each told to the network by the commands that an operator uses; tenants ask for keys at one end
+and collect them at the other all the time. Status 1 where a request failed whose two ends were alive.
 
-`--pause`: seconds to look on after each event; 20 on two quiet cores.
+`--pause`: seconds to look on after each event. `--clock-fraction`: what the fibres run at, in place of the topology's.
 """
 
 import argparse
-import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from shipped_labs import client, exchange, is_served
+
 from qtrunk.api.client import Etsi014Client
 from qtrunk.base.errors import LabError, QtrunkError
-from qtrunk.base.ids import SaeId
-from qtrunk.plan.bench.lab import Lab
+from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.cli.alarms import rows_of
+from qtrunk.cli.labclient import LabClient
+from qtrunk.node.lab import Lab
+from qtrunk.plan.bench import lab as bench
+from qtrunk.sim.network.day import POOL_OCTETS, SCRIPTS, Script
+from qtrunk.sim.network.diary import Diary, Seen
+from qtrunk.sim.network.scenario import STANDING_ALARMS
+from qtrunk.topology import Topology
 
 PAGE = Path(__file__).parents[1] / "docs" / "day.md"
 SIMULATED = "<!-- simulated: begin -->"
-ASK_EVERY_S = 0.25
-WITHIN_S = 300.0
-POOL_OCTETS = 2048
-NETWORK = """
-name = "two-small-rings"
-rings = [["beijing", "langfang", "tianjin"], ["nanjing", "suzhou", "shanghai"]]
-trunks = [["tianjin", "xuzhou", "nanjing"]MORE]
-saes = [
-  "ministry@beijing", "province@shanghai", "bank@beijing", "branch@tianjin", "control@langfang", "substation@suzhou",
-  "lake@nanjing", "mine@shanghai"EVEN_MORE,
-]
-[tenants.government]
-saes = ["ministry", "province"]
-guaranteed_bps = 500
-priority = 7
-[tenants.finance]
-saes = ["bank", "branch"]
-priority = 6
-[tenants.power]
-saes = ["control", "substation"]
-priority = 6
-[tenants.big-data]
-saes = ["lake", "mine"]
-priority = 1
+WITHIN_S = 600.0
+LOOK_S, REST_S, RECOVERED_S = 10.0, 30.0, 420.0
+GROWN = """
+name = "{name}"
+title = "{title}"
+include = ["{name}"]
+trunks = [["{one}", "new-site", "{other}"]]
+saes = ["{newcomer}@new-site"]
+[nodes.new-site]
 [link]
-length_km = 20
-loss_db = 8
-block_s = 1.0
-clock_fraction = 0.1
+length_km = 40
+loss_db = 9
+clock_fraction = {clock_fraction}
+block_s = {block_s}
+latency_s = {latency_s}
 """
-PAIRS = {
-    "government": ("ministry", "province"),
-    "finance": ("bank", "branch"),
-    "power": ("control", "substation"),
-    "big-data": ("lake", "mine"),
-}
-PLACES = {"control": "langfang"}
-"""Of the SAEs whose node dies in the course of the day."""
+"""The shipped network and one site more, which closes another way between two neighbours."""
 
 
-def network(*, is_grown: bool) -> str:
-    """The topology before and after growth: one more site closes a way between Suzhou and Shanghai."""
-    demands = "".join(f'[[demands]]\nbetween = ["{a}", "{b}"]\nrate_bps = 1000\n' for a, b in PAIRS.values())
-    more = (', ["suzhou", "hangzhou", "shanghai"]', ', "archive@hangzhou"') if is_grown else ("", "")
-    return NETWORK.replace("EVEN_MORE", more[1]).replace("MORE", more[0]) + demands
-
-
-@dataclass
-class Seen:
-    """What one tenant saw in one part of the day."""
-
-    done: int = 0
-    slowest_s: float = 0.0
-    failures: list[str] = field(default_factory=list)
+def grown(topology: Topology, script: Script) -> str:
+    """The file of the network with its new site, whose links are as those of the others."""
+    like = topology.link(LinkId(script.attacked))
+    one, other = script.growth
+    return GROWN.format(
+        name=topology.name,
+        title=topology.title,
+        one=one,
+        other=other,
+        newcomer=script.newcomer,
+        clock_fraction=like.equipment.clock_fraction,
+        block_s=like.equipment.block_s,
+        latency_s=like.distillation.latency_s,
+    )
 
 
 class Tenant(threading.Thread):
     """Asks at one end and collects at the other, all the time."""
 
-    def __init__(self, name: str, ends: tuple[Etsi014Client, Etsi014Client], pair: tuple[str, str]) -> None:
-        super().__init__(daemon=True, name=name)
-        self.ends, self.pair = ends, pair
+    def __init__(self, ends: tuple[Etsi014Client, Etsi014Client], every_s: float) -> None:
+        super().__init__(daemon=True, name=ends[0].own_sae)
+        self.ends, self.every_s = ends, every_s
+        self.pair = (ends[0].own_sae, ends[1].own_sae)
         self.seen: dict[str, Seen] = {}
         self.part = ""
         self.is_over = threading.Event()
 
     def run(self) -> None:
-        while not self.is_over.wait(ASK_EVERY_S):
-            seen, began_s = self.seen.setdefault(self.part, Seen()), time.monotonic()
+        began_s = time.monotonic()
+        while not self.is_over.wait(self.every_s):
+            seen, asked_s = self.seen.setdefault(self.part, Seen()), time.monotonic()
             try:
-                given = self.ends[0].get_keys(SaeId(self.pair[1]), 1, 256)
-                found = self.ends[1].get_keys_with_ids(SaeId(self.pair[0]), [key.key_id for key in given])
-                if [key.material for key in given] != [key.material for key in found]:
-                    raise LabError(f"key {given[0].key_id} differs between the two ends")
+                exchange(self.ends)
                 seen.done += 1
             except QtrunkError as error:
-                seen.failures.append(str(error))
-            seen.slowest_s = max(seen.slowest_s, time.monotonic() - began_s)
+                seen.failures.append((self.part, f"{time.monotonic() - began_s:.0f} s: {error}"))
+            seen.slowest_s = max(seen.slowest_s, time.monotonic() - asked_s)
 
 
 class Day:
     """The lab, its tenants, and what happened when."""
 
-    def __init__(self, lab: Lab, file: Path, pause_s: float) -> None:
-        self.lab, self.file, self.pause_s = lab, file, pause_s
-        self.tenants = [Tenant(name, (self.client(a), self.client(b)), (a, b)) for name, (a, b) in PAIRS.items()]
+    def __init__(self, state: Path, script: Script, pause_s: float, every_s: float) -> None:
+        self.run_of, self.script, self.pause_s = bench.Lab(state), script, pause_s
+        self.client = LabClient(Lab.open(state))
+        self.begun, self.processes = self.client.lab.topology, 1 + len(self.client.lab.process_names())
+        self.tenants = [
+            Tenant((client(self.run_of, one), client(self.run_of, other)), every_s) for one, other in script.pairs
+        ]
+        self.diary = Diary(seen={tenant.pair: tenant.seen for tenant in self.tenants})
         self.began_s = time.monotonic()
-        self.log: list[tuple[float, str, str]] = []
-        self.alarms: dict[tuple[str, str], list[float]] = {}
-        self.excused: set[tuple[str, str]] = set()
-
-    def client(self, sae: str) -> Etsi014Client:
-        shown = json.loads(self.lab.qtrunk("sae", "show", sae, "--format", "json"))
-        places = {name: Path(shown[name]) for name in ("certificate", "private_key", "ca_certificate")}
-        return Etsi014Client(kme_url=shown["kme_url"], own_sae=SaeId(sae), timeout_s=10.0, retry_s=0.0, **places)
+        self.part = ""
+        self.percent, self.octets = 0.0, 0
+        """Of one core, and of memory: what all processes take before anybody asks."""
 
     def say(self, what: str) -> None:
-        self.log.append((time.monotonic() - self.began_s, self.part, what))
-        print(f"{self.log[-1][0]:6.1f} s  {what}", flush=True)
-
-    part = ""
+        now_s = time.monotonic() - self.began_s
+        self.diary.log.append((now_s, self.part, what))
+        print(f"{now_s:6.1f} s  {what}  (load {os.getloadavg()[0]:.1f})", flush=True)
 
     def begin(self, part: str) -> None:
         self.part = part
@@ -143,122 +126,142 @@ class Day:
         """Let time pass; note which alarms are up."""
         end_s = time.monotonic() + seconds
         while True:
-            self.note_alarms()
+            self.alarms()
             if time.monotonic() >= end_s:
                 return
-            time.sleep(1.0)
+            time.sleep(LOOK_S)
 
-    def note_alarms(self) -> list[dict[str, Any]]:
-        found = json.loads(self.asked("alarms", "--roots", "--format", "json"))
-        rows = found if isinstance(found, list) else found["alarms"]
-        now_s = time.monotonic() - self.began_s
-        for row in rows:
-            times = self.alarms.setdefault((row["alarm"]["resource"], row["alarm"]["type"]), [now_s, now_s])
-            times[1] = now_s
-        return rows
-
-    def asked(self, *arguments: str) -> str:
-        """Of a command that also answers, with status 1, while a node is away."""
-        done = subprocess.run(
-            [sys.executable, "-m", "qtrunk.cli.main", *arguments],
-            env={**os.environ, "QTRUNK_STATE": str(self.lab.state)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.stdout or "[]"
+    def alarms(self) -> list[tuple[str, str]]:
+        """Which are up, roots alone: their resources and types."""
+        rows, _ = rows_of(self.client.services, self.client.lab.topology)
+        found = [row.alarm for row in rows if not row.depth and not row.alarm.is_cleared]
+        up = [(one.resource, one.type) for one in found if one.type not in STANDING_ALARMS]
+        self.diary.note_alarms(up, time.monotonic() - self.began_s)
+        return up
 
     def until(self, condition: Callable[[], bool], what: str) -> float:
         began_s = time.monotonic()
         while not condition():
+            self.alarms()
             if time.monotonic() - began_s > WITHIN_S:
                 raise LabError(f"{what}: not within {WITHIN_S:.0f} s")
-            time.sleep(0.5)
+            time.sleep(LOOK_S)
         return time.monotonic() - began_s
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.asked("status", "--format", "json"))
+        return self.client.status()
+
+    def link(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(one for one in self.status()["links"] if one["link"] == name)
         return found
 
     def is_supplied(self) -> bool:
         """Whether every pair has a full enough pool at its initiator's node."""
         pools = [pool for node in self.status()["nodes"] for pool in node.get("pools", [])]
         ready = {(pool["initiator"], pool["target"]) for pool in pools if pool["available"] >= POOL_OCTETS}
-        return set(PAIRS.values()) <= ready
+        return set(self.script.pairs) <= ready
+
+    def is_ready(self) -> bool:
+        """Whether the links that are cut and attacked are in service."""
+        return all(self.link(name)["state"] == "ACTIVE" for name in (self.script.cut, self.script.attacked))
+
+    def active(self) -> str:
+        """How many links make key."""
+        states = [one["state"] for one in self.status()["links"]]
+        return f"{states.count('ACTIVE')} of {len(states)} links are active"
 
     def process(self, name: str) -> int:
         return int(self.status()["processes"][name]["pid"])
 
     def run(self) -> None:
         self.begin("night")
-        self.say(f"pools of all tenants filled {self.until(self.is_supplied, 'pools'):.0f} s after the start")
+        took_s = self.until(self.is_supplied, "pools")
+        self.say(f"pools of all tenants filled {took_s:.0f} s after the start; {self.active()}")
+        took_s = self.until(self.is_ready, f"links {self.script.cut} and {self.script.attacked}")
+        self.say(f"what the day is about is active {took_s:.0f} s later; {self.active()}")
+        self.percent, self.octets = self.run_of.at_rest(REST_S)
+        print(f"at rest {self.percent:.0f} % of one core, {self.octets / 1e9:.1f} GB", flush=True)
+        self.diary.asked_s = time.monotonic() - self.began_s
         for tenant in self.tenants:
             tenant.start()
         self.look(self.pause_s)
+        self.standing = set(self.alarms())
         for part in (self.growth, self.cut, self.attack, self.node_loss, self.controller_loss, self.maintenance):
             self.begin(part.__name__.replace("_", " "))
             part()
         self.begin("recovery")
-        took_s = self.until(lambda: not self.note_alarms(), "all alarms are over")
-        self.say(f"the last alarm was over after {took_s:.0f} s more")
+        took_s, left = self.recover()
+        self.say(
+            f"after {took_s:.0f} s more " + (f"alarms of {', '.join(left)} are left" if left else "all alarms are over")
+        )
         self.look(self.pause_s)
         for tenant in self.tenants:
             tenant.is_over.set()
             tenant.join(30)
 
+    def recover(self) -> tuple[float, list[str]]:
+        """Until no alarm is up that was not up at night, but not for ever; the seconds, and what is left."""
+        began_s = time.monotonic()
+        while True:
+            left = sorted({f"`{type_}` on {resource}" for resource, type_ in set(self.alarms()) - self.standing})
+            took_s = time.monotonic() - began_s
+            if not left or took_s > RECOVERED_S:
+                return took_s, left
+            time.sleep(LOOK_S)
+
     # ── the parts of the day ────────────────────────────────────────────────────────────────────────────────────────
 
     def growth(self) -> None:
-        self.file.write_text(network(is_grown=True))
-        said = self.lab.qtrunk("apply", str(self.file)).strip().splitlines()
-        self.say(f"`qtrunk apply`: {', '.join(said[:-1])}")
-        links = {"suzhou-hangzhou", "hangzhou-shanghai"}
+        script, topology = self.script, self.client.lab.topology
+        file = self.client.lab.state.parent / "grown.toml"
+        file.write_text(grown(topology, script))
+        began_s = time.monotonic()
+        said = self.run_of.qtrunk("apply", str(file)).strip().splitlines()
+        self.say(f"`qtrunk apply`: {', '.join(said[:-1])}; in force after {time.monotonic() - began_s:.0f} s")
+        self.client = LabClient(Lab.open(self.client.lab.state))
+        links = {str(link.id) for link in self.client.lab.topology.links_of(NodeId("new-site"))}
 
         def has_key() -> bool:
-            return links <= {one["link"] for one in self.status()["links"] if one["own_bits"] > 0}
+            return links <= {one["link"] for one in self.status()["links"] if one.get("own_bits", 0) > 0}
 
         self.say(f"both new links had key {self.until(has_key, 'key on new links'):.0f} s later")
-
-        archive, mine = self.client("archive"), self.client("mine")
-
-        def is_served() -> bool:
-            try:
-                given = archive.get_keys(SaeId("mine"), 1, 256)
-                return len(mine.get_keys_with_ids(SaeId("archive"), [given[0].key_id])) == 1
-            except QtrunkError:
-                return False
-
-        self.say(f"the new site's first key {self.until(is_served, 'a key of the new site'):.0f} s after that")
+        target = script.pairs[0][1]
+        ends = client(self.run_of, script.newcomer), client(self.run_of, target)
+        took_s = self.until(lambda: is_served(ends), "a key of the new site")
+        self.say(f"{script.newcomer} had its first key with {target} {took_s:.0f} s after that")
         self.look(self.pause_s)
 
     def cut(self) -> None:
-        self.lab.qtrunk("attack", "beijing-langfang", "cut")
-        self.say("the fibre Beijing-Langfang is cut")
-        self.look(self.pause_s)
-        self.lab.qtrunk("attack", "beijing-langfang", "none")
-        self.say("it is spliced")
-        self.look(self.pause_s / 2)
+        self.on_fibre(self.script.cut, "cut", "the fibre {} is cut", "it is spliced")
 
     def attack(self) -> None:
-        self.lab.qtrunk("attack", "nanjing-suzhou", "intercept-resend")
-        self.say("somebody measures and resends every pulse on Nanjing-Suzhou")
+        begins, ends = "somebody measures and resends every pulse on {}", "the tap is found and taken off"
+        self.on_fibre(self.script.attacked, "intercept-resend", begins, ends)
+
+    def on_fibre(self, link: str, kind: str, begins: str, ends: str) -> None:
+        self.run_of.qtrunk("attack", link, kind)
+        self.say(begins.format(link))
+        took_s = self.until(lambda: self.link(link)["state"] == "OFF", f"link {link} is OFF")
+        self.say(f"its block was destroyed {took_s:.0f} s later; the link is OFF, routes leave it")
         self.look(self.pause_s)
-        self.lab.qtrunk("attack", "nanjing-suzhou", "none")
-        self.say("the tap is found and taken off")
+        self.run_of.qtrunk("attack", link, "none")
+        self.say(ends)
         self.look(self.pause_s / 2)
 
     def node_loss(self) -> None:
-        self.excused.add(("power", self.part))
-        pid = self.process("node-langfang")
+        name = self.script.lost
+        for sae in (sae.id for sae in self.client.lab.topology.saes if sae.node == name):
+            self.diary.excused.add((self.part, sae))
+        pid = self.process(f"node-{name}")
         os.kill(pid, signal.SIGSTOP)
-        self.say("Langfang stands still: its process answers nobody")
+        self.say(f"{name} stands still: its process answers nobody")
         self.look(self.pause_s)
         os.kill(pid, signal.SIGKILL)
-        self.say("Langfang starts anew")
-        self.until(lambda: self.process("node-langfang") not in (0, pid), "Langfang is back")
-        self.until(lambda: all(one["answers"] for one in self.status()["nodes"]), "Langfang answers")
-        self.until(self.is_supplied, "pools after the loss of Langfang")
-        self.say("Langfang answers, its tenants' pools are full")
+        self.say(f"{name} starts anew")
+        self.until(lambda: self.process(f"node-{name}") not in (0, pid), f"{name} is back")
+        self.until(lambda: all(one["answers"] for one in self.status()["nodes"]), f"{name} answers")
+        self.until(self.is_supplied, f"pools after the loss of {name}")
+        self.say(f"{name} answers, its tenants' pools are full enough")
 
     def controller_loss(self) -> None:
         leader = self.leader()
@@ -275,55 +278,25 @@ class Day:
         return leading()[0]
 
     def maintenance(self) -> None:
-        said = self.lab.qtrunk("drain", "langfang", "--for", "1h", "--why", "new rack", "--wait").strip()
-        self.say(f"`qtrunk drain langfang --wait`: {said.splitlines()[-1]}")
+        name, began_s = self.script.drained, time.monotonic()
+        said = self.run_of.qtrunk("drain", name, "--for", "1h", "--why", "new rack", "--wait").strip().splitlines()
+        self.say(f"`qtrunk drain {name} --wait`, after {time.monotonic() - began_s:.0f} s: {said[-1]}")
+        self.look(self.pause_s)
+        self.run_of.qtrunk("undrain", name)
+        self.say(f"`qtrunk undrain {name}`")
         self.look(self.pause_s / 2)
-        self.lab.qtrunk("undrain", "langfang")
-        self.say("`qtrunk undrain langfang`")
-        self.look(self.pause_s / 2)
-
-    # ── the report ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def wrong(self) -> list[str]:
-        """Failures that nothing excuses."""
-        return [
-            f"{tenant.name}, {part}: {text}"
-            for tenant in self.tenants
-            for part, seen in tenant.seen.items()
-            for text in seen.failures
-            if (tenant.name, part) not in self.excused
-        ]
-
-    def report(self) -> str:
-        parts = list(dict.fromkeys(part for tenant in self.tenants for part in tenant.seen))
-        lines = ["| part of the day | " + " | ".join(tenant.name for tenant in self.tenants) + " |"]
-        lines.append("| --- " * (1 + len(self.tenants)) + "|")
-        for part in parts:
-            cells = [self._cell(tenant.seen.get(part, Seen())) for tenant in self.tenants]
-            lines.append(f"| {part} | " + " | ".join(cells) + " |")
-        lines += ["", "| at | part | what happened |", "| --- | --- | --- |"]
-        lines += [f"| {at_s:.0f} s | {part} | {what} |" for at_s, part, what in self.log]
-        lines += ["", "| alarm (roots only) | of | seen up from | to |", "| --- | --- | --- | --- |"]
-        lines += [
-            f"| `{type_}` | {resource} | {up_s:.0f} s | {down_s:.0f} s |"
-            for (resource, type_), (up_s, down_s) in sorted(self.alarms.items(), key=lambda one: one[1])
-        ]
-        return "\n".join(lines) + "\n"
-
-    @staticmethod
-    def _cell(seen: Seen) -> str:
-        failed = f", **{len(seen.failures)} failed**" if seen.failures else ""
-        return f"{seen.done} keys{failed}, slowest {1000 * seen.slowest_s:.0f} ms"
 
 
 HEAD = """# A day of a network
 
-Written by `make day`: two rings of three sites joined by a trunk, every site, fibre and controller a real process, on two cores.
-Each tenant asks for a key four times a second and collects it at the other end. The run fails if a request fails whose two ends
-are alive; what failed while the tenant's own site was dead is shown, and excused.
+Written by `make day`: the shipped topology `{name}` with real processes, {processes} of them on {cores} cores: {nodes} sites, {links} fibres
+at {share:g} % of their clock, two controllers. Each tenant asks for a key at one end and collects it at the other, and again {every_s:g} s
+later. The run fails if a request fails whose two ends are alive; what failed while the tenant's own site was dead is shown,
+and excused. A cell is the keys that both ends had, and how long the slowest took. At such a share of the clock a block is {block_s:g} to {latency_s:g} s of light,
+which is how long a cut or somebody on the fibre may go unseen: at the whole clock it is seconds.
 
-Sites: Beijing, Langfang, Tianjin; Xuzhou on the trunk; Nanjing, Suzhou, Shanghai. Tenants: government from Beijing to Shanghai, over the
-trunk; finance within the northern ring; power from Langfang (which dies) to Suzhou; big data within the southern ring.
+The lab was up {up_s:.0f} s after `qtrunk up`. With all links active and before any tenant asked, its processes took {percent:.0f} % of one core
+and {gigabytes:.1f} GB of memory together.
 
 """
 
@@ -331,27 +304,50 @@ trunk; finance within the northern ring; power from Langfang (which dies) to Suz
 def main() -> int:
     """Run the day."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("topology", nargs="?", default="two-rings", choices=sorted(SCRIPTS))
+    parser.add_argument("--clock-fraction", type=float, metavar="F")
     parser.add_argument("--pause", type=float, default=20.0)
+    parser.add_argument("--every", type=float, default=2.5, help="seconds from one request of a tenant to the next")
     parser.add_argument("--write", action="store_true", help="docs/day.md")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="qtrunk-day") as directory:
-        file = Path(directory) / "network.toml"
-        file.write_text(network(is_grown=False))
-        lab = Lab(Path(directory) / "lab")
-        lab.qtrunk("up", str(file), "--controllers", "2", "--detach")
+        state = Path(directory) / "lab"
+        lab, began_s = bench.Lab(state), time.monotonic()
+        share = [] if options.clock_fraction is None else ["--clock-fraction", str(options.clock_fraction)]
+        lab.qtrunk("up", options.topology, "--controllers", "2", *share, "--detach")
+        up_s = time.monotonic() - began_s
+        print(f"up after {up_s:.0f} s", flush=True)
         try:
-            day = Day(lab, file, options.pause)
-            day.run()
+            day = Day(state, SCRIPTS[options.topology], options.pause, options.every)
+            try:
+                day.run()
+            finally:
+                # Also of a day that somebody ends before its time.
+                wrong = day.diary.wrong()
+                print(day.diary.report())
+                for text in wrong[:20]:
+                    print(f"FAILED: {text}", file=sys.stderr, flush=True)
         finally:
             lab.qtrunk("down")
-    print(day.report())
-    wrong = day.wrong()
-    for text in wrong[:20]:
-        print(f"FAILED: {text}", file=sys.stderr)
     if options.write and not wrong:
         # What tools/simulated_day.py has put behind it stays.
         behind = PAGE.read_text(encoding="utf-8").partition(SIMULATED)[1:] if PAGE.exists() else ()
-        PAGE.write_text(HEAD + day.report() + "".join(behind), encoding="utf-8")
+        head = HEAD.format(
+            name=options.topology,
+            processes=day.processes,
+            cores=os.cpu_count(),
+            nodes=len(day.begun.nodes),
+            links=len(day.begun.links),
+            share=100 * day.begun.links[0].equipment.clock_fraction,
+            block_s=day.begun.links[0].equipment.block_s,
+            latency_s=day.begun.links[0].distillation.latency_s,
+            every_s=options.every,
+            up_s=up_s,
+            percent=day.percent,
+            gigabytes=day.octets / 1e9,
+        )
+        PAGE.write_text(head + day.diary.report() + "".join(behind), encoding="utf-8")
     return 1 if wrong else 0
 
 

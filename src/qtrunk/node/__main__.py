@@ -19,7 +19,10 @@ from qtrunk.node.custody import Custody
 from qtrunk.node.hardening import harden
 
 LOG_OCTETS_MAX = 4 << 20
-SWITCH_INTERVAL_S = 0.0002
+SWITCH_INTERVAL_S = 0.002
+"""A thread that waits for its turn asks for it so often; also while the one that has it waits for a core of a busy
+machine: a shorter interval costs a machine of many nodes more than the waiting does.
+"""
 
 
 async def _run(config_path: Path, *, is_held: bool) -> bool:

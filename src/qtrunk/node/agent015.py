@@ -1,6 +1,5 @@
 """The node's agent of ETSI GS QKD 015: looks at the living node, answers by RESTCONF, does what is set."""
 
-import asyncio
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -29,10 +28,11 @@ from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.config import Address
 from qtrunk.node.desired import Desired
 from qtrunk.node.linkworker import LinkWorker
+from qtrunk.node.pace import Pace
 from qtrunk.node.trust import Trust
 from qtrunk.topology import Topology
 
-LOOK_S = 1.0
+LOOK_S, REST_S = 1.0, 5.0
 PERIOD_S = 60.0
 """Of an application's statistics."""
 PERIODS_MAX = 15
@@ -84,7 +84,9 @@ class Agent:
         alarms: AlarmBoard,
         clock: Clock,
         context: ssl.SSLContext,
+        pace: Pace | None = None,
     ) -> None:
+        self._pace = pace or Pace()
         self._node = node
         self._topology = topology
         self._port = port
@@ -128,7 +130,7 @@ class Agent:
         """Tell what changes, for ever."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await self._pace.turn(LOOK_S, REST_S)
 
     def look(self) -> None:
         """Once."""

@@ -91,6 +91,9 @@ class LinkRunner(LinkWorker[SessionEffect]):
             why = str(error)
         await self._post(lambda: self._adopt(answer, why))
 
+    def _work_s(self) -> float:
+        return self.statistics.link.equipment.block_s
+
     # ── worker thread side ──────────────────────────────────────────────────────────────────────────────────────
 
     def _on_tick(self) -> list[SessionEffect]:

@@ -28,9 +28,12 @@ from qtrunk.node.pace import Pace
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.25
+TICK_S, TICK_MAX_S, TICKS = 0.25, 1.0, 16.0
+"""Between two ticks of an end at work: one of TICKS of what it does at a time, within these bounds."""
 REST_S = 20.0
 """An end with nothing under way ticks so seldom while nothing happens at the node."""
+NICE = 5
+"""So much less than the rest of the node's threads a worker's asks for of a busy machine."""
 EVENTS_MAX = 4096
 AUTH_LOW_OCTETS, AUTH_LOW_AFTER_BLOCKS = 2048, 2
 """An alarm below so much authentication key, once so many blocks had the chance to fill it."""
@@ -167,7 +170,8 @@ class LinkWorker(ABC, Generic[E]):
 
     async def _tick(self) -> None:
         while True:
-            await self._pace.turn(TICK_S, REST_S, is_busy=not self._machine.is_idle)
+            tick_s = min(max(TICK_S, self._work_s() / TICKS), TICK_MAX_S)
+            await self._pace.turn(tick_s, REST_S, is_busy=not self._machine.is_idle)
             if self._events.qsize() < EVENTS_MAX // 2:
                 await self._post(self._on_tick)
 
@@ -187,9 +191,13 @@ class LinkWorker(ABC, Generic[E]):
         """A frame of the peer."""
         return self._machine.receive(octets)
 
+    def _work_s(self) -> float:
+        """How long what this end does at a time takes."""
+        return 0.0
+
     @abstractmethod
     def _on_tick(self) -> list[E]:
-        """A quarter of a second has passed."""
+        """Time has passed."""
 
     @abstractmethod
     def _carry_out_one(self, effect: E) -> None:
@@ -197,6 +205,8 @@ class LinkWorker(ABC, Generic[E]):
 
     def _work(self) -> None:
         try:
+            # Of this thread alone: whoever waits for keys, and the neighbours' relays, come before the next block.
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICE)
             while True:
                 event = self._events.get()
                 if event is None or self._stopping:

@@ -214,7 +214,8 @@ class Node:
             applications,
         )
         self._agent = Agent(
-            *(config.node_id, self._topology, port, directory, self._trust, self._alarms, self._clock, api_context)
+            *(config.node_id, self._topology, port, directory, self._trust, self._alarms, self._clock, api_context),
+            self._pace,
         )
         self._connections: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -1,7 +1,8 @@
 """One controller in the real world: the machine (`control.controller`), its lease, its store, its nodes.
 
-Once a period: keep up the lease, ask every node for its status, plan, hand out. Who does not hold the lease asks
-nothing and hands out nothing. Store or lease out of reach: it follows until they are back, and nodes go on.
+Once a period: keep up the lease, ask every node for its status, plan, hand out. Asking takes at most a fifth of the
+time: after a long round there is a rest, in which only the lease is kept up. Who does not hold the lease asks nothing
+and hands out nothing. Store or lease out of reach: it follows until they are back, and nodes go on.
 """
 
 import asyncio
@@ -33,6 +34,7 @@ from qtrunk.relay.route import disjoint_routes
 log = logging.getLogger(__name__)
 
 PERIOD_S = 2.0
+REST_TIMES, REST_MAX_S = 4.0, 5.0
 NOTE_S = 10.0
 """Telemetry goes into the store so often; the machine sees all of it."""
 FORGET_S = 3600.0
@@ -62,6 +64,7 @@ class ControllerRunner:
         }
         self._pool = ThreadPoolExecutor(AT_ONCE, "poll")
         self._noted_s: dict[NodeId, float] = {}
+        self._rest_until_s = float("-inf")
         self._forgot_s = self.clock.monotonic_s()
         self.problems: dict[NodeId, str] = {}
         """Nodes that did not answer the last time, and why."""
@@ -84,11 +87,13 @@ class ControllerRunner:
     async def step(self) -> None:
         """Once: StoreError where the lease or the store is out of reach."""
         await self._keep_lease()
-        if not self.machine.is_leading:
+        asked_s = self.clock.monotonic_s()
+        if not self.machine.is_leading or asked_s < self._rest_until_s:
             return
         loop = asyncio.get_running_loop()
         found = await asyncio.gather(*(loop.run_in_executor(self._pool, self._ask, node) for node in self._services))
         now_s = self.clock.monotonic_s()
+        self._rest_until_s = now_s + min(REST_MAX_S, REST_TIMES * (now_s - asked_s))
         for telemetry in found:
             if telemetry is not None:
                 self.machine.note(telemetry, now_s)

@@ -6,10 +6,13 @@ import os
 import ssl
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from qtrunk.base.errors import LabError
 from qtrunk.plan.bench.roundtrips import End
@@ -57,6 +60,24 @@ class Lab:
     """A running lab in its state directory."""
 
     state: Path
+
+    @classmethod
+    @contextmanager
+    def running(cls, topology: str, fill: Callable[[Self], None] | None = None) -> Iterator[Self]:
+        """Of a topology file's text; down again in the end. `fill` is called while the lab, once up, is down."""
+        with tempfile.TemporaryDirectory(prefix="qtrunk-bench") as directory:
+            file = Path(directory) / "bench.toml"
+            file.write_text(topology, encoding="utf-8")
+            lab = cls(Path(directory) / "lab")
+            lab.qtrunk("up", str(file), "--detach")
+            if fill is not None:
+                lab.qtrunk("down")
+                fill(lab)
+                lab.qtrunk("up", str(file), "--detach")
+            try:
+                yield lab
+            finally:
+                lab.qtrunk("down")
 
     def qtrunk(self, *arguments: str) -> str:
         """What the command prints; LabError where it fails."""

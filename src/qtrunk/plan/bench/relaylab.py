@@ -7,12 +7,9 @@ What counts is what lies in the pools, as the nodes' own status has it, and the 
 """
 
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from qtrunk.base.errors import LabError
 from qtrunk.base.ids import LinkId, NodeId
@@ -63,7 +60,9 @@ class _Row(Lab):
     """The lab, and what is done with it."""
 
     def fill(self, octets: int) -> None:
-        """So much link key for each direction of every link, the same at both its ends; the lab must be down."""
+        """So much link key for each direction of every link, the same at both its ends; the lab must be down. The pools
+        of the SAEs are still empty.
+        """
         places = {node: self.state / "nodes" / node for node in self.nodes()}
         stores = {
             node: KeyStore.open(place / "store", NodeId(node), load_or_make_kek(place / "kek"), Clock())
@@ -98,26 +97,9 @@ class _Row(Lab):
         raise LabError(f"the pools of a row of {HOPS} hops were not full after {WITHIN_S:.0f} s")
 
 
-@contextmanager
-def row() -> Iterator[_Row]:
-    """Running, with link key, its pools still empty."""
-    with tempfile.TemporaryDirectory(prefix="qtrunk-bench") as directory:
-        place = Path(directory)
-        (place / "row.toml").write_text(topology())
-        lab = _Row(place / "lab")
-        lab.qtrunk("up", str(place / "row.toml"), "--detach")
-        lab.qtrunk("down")
-        lab.fill(LINK_OCTETS)
-        lab.qtrunk("up", str(place / "row.toml"), "--detach")
-        try:
-            yield lab
-        finally:
-            lab.qtrunk("down")
-
-
 def node_processes(_runs: int, _with_rivals: bool) -> list[Figure]:
     """Keys a second of the wall clock into the pools, from when the first lie there until all are full."""
-    with row() as lab:
+    with _Row.running(topology(), lambda made: made.fill(LINK_OCTETS)) as lab:
         samples = [sample for sample in lab.samples() if sample.octets]
     first, last = samples[0], samples[-1]
     keys = (last.octets - first.octets) / KEY_OCTETS

@@ -11,8 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -35,6 +33,7 @@ SEGMENT_OCTETS = 4 << 20
 STORED_KEYS = 10_000_000
 POOL_OCTETS = 512 << 20
 """More than half a million keys a second take in all runs together."""
+ROUND_TRIP_OCTETS = 64 << 20
 FLUSHES = 500
 TOPOLOGY = """
 name = "supply"
@@ -76,22 +75,6 @@ class _Lab(Lab):
             os.sched_setaffinity(int(thread.name), {core})
 
 
-@contextmanager
-def _lab(octets: int) -> Iterator[_Lab]:
-    with tempfile.TemporaryDirectory(prefix="qtrunk-bench") as directory:
-        place = Path(directory)
-        (place / "supply.toml").write_text(TOPOLOGY)
-        lab = _Lab(place / "lab")
-        lab.qtrunk("up", str(place / "supply.toml"), "--detach")
-        lab.qtrunk("down")
-        lab.fill(octets)
-        lab.qtrunk("up", str(place / "supply.toml"), "--detach")
-        try:
-            yield lab
-        finally:
-            lab.qtrunk("down")
-
-
 def _load(end: End, **options: object) -> Load:
     return Load(
         **{
@@ -131,7 +114,7 @@ def _checked(outcome: Outcome) -> Outcome:
 
 def requests(runs: int, _with_rivals: bool) -> list[Figure]:
     """enc_keys of one core: one key a request, at full load and half of it; and 128 keys a request."""
-    with _lab(POOL_OCTETS) as lab:
+    with _Lab.running(TOPOLOGY, lambda made: made.fill(POOL_OCTETS)) as lab:
         lab.pin("a", 0)
         end, pid = lab.end("alice", "bob"), lab.pids()["a"]
         full, per_cpu = [], []
@@ -182,7 +165,7 @@ def requests(runs: int, _with_rivals: bool) -> list[Figure]:
 def round_trips(runs: int, _with_rivals: bool) -> list[Figure]:
     """enc_keys at one node, dec_keys at the other, both cores, the client on them too."""
     samples = []
-    with _lab(64 << 20) as lab:
+    with _Lab.running(TOPOLOGY, lambda made: made.fill(ROUND_TRIP_OCTETS)) as lab:
         task = Task(initiator=lab.end("alice", "bob"), target=lab.end("bob", "alice"), connections=128, seconds=4.0)
         for _ in range(max(1, min(runs, 3))):
             made = subprocess.run(

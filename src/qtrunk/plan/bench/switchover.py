@@ -9,12 +9,9 @@ round; nothing but adverts tells that node. After a **kill** of the node between
 import os
 import signal
 import statistics
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 
 from qtrunk.base.errors import LabError
 from qtrunk.plan.bench.figures import Figure
@@ -118,19 +115,6 @@ def _until(condition: Callable[[], bool], what: str) -> float:
     return time.monotonic()
 
 
-@contextmanager
-def _ring() -> Iterator[_Ring]:
-    with tempfile.TemporaryDirectory(prefix="qtrunk-bench") as directory:
-        place = Path(directory)
-        (place / "ring.toml").write_text(TOPOLOGY)
-        lab = Lab(place / "lab")
-        lab.qtrunk("up", str(place / "ring.toml"), "--detach")
-        try:
-            yield _Ring(lab)
-        finally:
-            lab.qtrunk("down")
-
-
 def _cut(ring: _Ring) -> float:
     """Seconds from when the cut of the far link of the route was seen to the other way round; the link is well after
     that."""
@@ -165,7 +149,8 @@ def _kill(ring: _Ring) -> float:
 def switchover(runs: int, _with_rivals: bool) -> list[Figure]:
     """Times after a cut and a kill; requests that failed meanwhile."""
     times: dict[str, list[float]] = {"cut": [], "kill": []}
-    with _ring() as ring:
+    with Lab.running(TOPOLOGY) as lab:
+        ring = _Ring(lab)
         _until(ring.is_well, "keys, pools and routes of the ring")
         with _Customers(ring.lab) as customers:
             for _ in range(max(1, min(runs, RUNS_MAX))):

@@ -29,6 +29,8 @@ class Diary:
     """By resource and type: when it was seen up first and last."""
     excused: set[tuple[str, str]] = field(default_factory=set)
     """Part of the day, and an SAE whose node was dead in it."""
+    asked_s: float = 0.0
+    """When tenants began to ask: alarms that were over by then are of no use to the report."""
 
     def note_alarms(self, up: Iterable[tuple[str, str]], now_s: float) -> None:
         """These are up now, by resource and type."""
@@ -58,6 +60,7 @@ class Diary:
         lines += [
             f"| `{type_}` | {resource} | {up_s:.0f} s | {down_s:.0f} s |"
             for (resource, type_), (up_s, down_s) in sorted(self.alarms.items(), key=lambda one: (one[1], one[0]))
+            if down_s >= self.asked_s
         ]
         return "\n".join(lines) + "\n"
 
