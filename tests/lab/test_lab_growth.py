@@ -17,6 +17,10 @@ RING = LONGER.replace("trunks", "rings")
 TENANT = '[tenants.banks]\nsaes = ["bank"]\nburst_bps = 100000\npriority = 3\n'
 
 
+ASK_S = 256 / 2000
+"""What the demands say: who asks for more than the links make is refused for want of key, grown or not."""
+
+
 class Asking(threading.Thread):
     """Asks for keys and fetches them at the other end, all the time."""
 
@@ -29,7 +33,7 @@ class Asking(threading.Thread):
         self.failed: list[str] = []
 
     def run(self) -> None:
-        while not self._is_over.wait(0.05):
+        while not self._is_over.wait(ASK_S):
             try:
                 given = self._ends[0].get_keys(self._names[1], 1, 256)
                 fetched = self._ends[1].get_keys_with_ids(self._names[0], [key.key_id for key in given])
