@@ -19,10 +19,22 @@ from qtrunk.node.custody import Custody
 from qtrunk.node.hardening import harden
 
 LOG_OCTETS_MAX = 4 << 20
-SWITCH_INTERVAL_S = 0.002
-"""A thread that waits for its turn asks for it so often; also while the one that has it waits for a core of a busy
-machine: a shorter interval costs a machine of many nodes more than the waiting does.
+SWITCH_INTERVAL_S, BUSY_SWITCH_INTERVAL_S = 0.0002, 0.002
+"""A thread that waits for the interpreter asks for it so often. The event loop answers applications while link workers
+compute, and must not wait 5 ms for its turn each time. But where the one that has the interpreter waits for a core
+itself, asking so often costs a busy machine of many nodes more than the waiting does.
 """
+BUSY = 4.0
+"""A machine is busy from so many runnable threads a core on."""
+LOOK_S = 5.0
+
+
+async def _keep_switching() -> None:
+    """Let threads ask for the interpreter as often as the machine can bear, for ever."""
+    while True:
+        is_busy = os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)
+        sys.setswitchinterval(BUSY_SWITCH_INTERVAL_S if is_busy else SWITCH_INTERVAL_S)
+        await asyncio.sleep(LOOK_S)
 
 
 async def _run(config_path: Path, *, is_held: bool) -> bool:
@@ -33,9 +45,11 @@ async def _run(config_path: Path, *, is_held: bool) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await custody.start()
+    switching = asyncio.create_task(_keep_switching())
     try:
         await custody.run_until(stop)
     finally:
+        switching.cancel()
         await custody.stop()
     return custody.is_sealing.is_set()
 
@@ -48,8 +62,6 @@ def main() -> None:
     parser.add_argument("--sealed", action="store_true", help="stay sealed, whatever could unseal without people")
     options = parser.parse_args()
     harden()
-    # The event loop answers applications while link workers compute: it must not wait 5 ms for its turn each time.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     if options.parent is not None:
         die_with_parent(options.parent)
     handler = logging.handlers.RotatingFileHandler(
