@@ -98,6 +98,30 @@ def test_a_word_goes_to_every_node_that_has_the_alarm():
         asyncio.run(runner.say("0" * 12, "ack", Said("x", operator="ada")))
 
 
+def test_after_a_long_round_only_the_lease_is_kept_up_for_a_while():
+    now_s, asked, held = [0.0], [], []
+
+    class Slow:
+        def ask(self, *_request):
+            asked.append(now_s[0])
+            now_s[0] += 1.0
+            raise StoreError("its disk is full")
+
+    async def hold():
+        held.append(now_s[0])
+
+    runner = object.__new__(ControllerRunner)
+    runner._services, runner._pool, runner.problems = {"a": Slow()}, ThreadPoolExecutor(1), {}
+    runner._rest_until_s, runner._forgot_s, runner._keep_lease = float("-inf"), 0.0, hold
+    runner.clock = SimpleNamespace(monotonic_s=lambda: now_s[0])
+    runner.machine = SimpleNamespace(is_leading=True, version=1, tick=lambda _now_s: [])
+    for turn_s in (0.0, 2.0, 4.0, 6.0):
+        now_s[0] = turn_s
+        asyncio.run(runner.step())
+    assert held == [0.0, 2.0, 4.0, 6.0]
+    assert asked == [0.0, 6.0]
+
+
 # ── leases ──
 
 

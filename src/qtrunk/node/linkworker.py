@@ -33,7 +33,7 @@ TICK_S, TICK_MAX_S, TICKS = 0.25, 1.0, 16.0
 REST_S = 20.0
 """An end with nothing under way ticks so seldom while nothing happens at the node."""
 NICE = 5
-"""So much less than the rest of the node's threads a worker's asks for of a busy machine."""
+"""Of a worker's thread, beyond that of the node's other threads (nice(2))."""
 EVENTS_MAX = 4096
 AUTH_LOW_OCTETS, AUTH_LOW_AFTER_BLOCKS = 2048, 2
 """An alarm below so much authentication key, once so many blocks had the chance to fill it."""
