@@ -418,6 +418,26 @@ def test_a_stop_does_not_wait_for_ever(supply, kme, alice, is_front):
         assert wire.is_closed()
 
 
+@pytest.mark.parametrize("uv", [True, False], ids=["uvloop", "asyncio"])
+def test_who_ends_a_handshake_after_the_stop_is_let_go(supply, kme, alice, uv, is_front):
+    """And the stop waits for those who are about to: nothing of the server's is left on the loop."""
+    with RunningServer(Etsi014(supply, supply.sae_of).handle, kme, is_front=is_front, uv=uv) as running:
+        late = socket.create_connection(("127.0.0.1", running.port), 5)
+        time.sleep(0.1)
+        stopping = threading.Thread(target=lambda: running.run(running.server.stop()))
+        stopping.start()
+        time.sleep(0.2)
+        context = ssl.create_default_context(cafile=str(alice.ca_certificate))
+        context.load_cert_chain(alice.certificate, alice.private_key)
+        answered = b""
+        with contextlib.suppress(OSError), context.wrap_socket(late, server_hostname="localhost") as secured:
+            secured.sendall(GET)
+            answered = secured.recv(1)
+        assert answered == b""
+        stopping.join(5)
+        assert not stopping.is_alive()
+
+
 # ── key material ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

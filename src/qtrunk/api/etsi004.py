@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from qtrunk.api import frames004 as frames
-from qtrunk.api.tls import PeerIdentity, identity_of
+from qtrunk.api.tls import PeerIdentity, close, identity_of, wait_gone
 from qtrunk.base.errors import WireError
 from qtrunk.base.ids import SaeId
 from qtrunk.kms.streamend import Answer
@@ -77,11 +77,13 @@ class Etsi004Server:
         self._context = context
         self._limits = limits or Limits()
         self._server: asyncio.Server | None = None
+        self._is_stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._callers: dict[Hashable, SaeId] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Listen; the port (for port 0: the one that was chosen)."""
+        self._is_stopping = False
         self._server = await asyncio.start_server(
             self._accept,
             host,
@@ -95,13 +97,19 @@ class Etsi004Server:
 
     async def stop(self) -> None:
         """End all connections; calls that wait take no key."""
-        if self._server is not None:
-            self._server.close()
+        self._is_stopping = True
+        gone = None if self._server is None else await close(self._server)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if gone is not None:
+            await wait_gone(gone)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_stopping:
+            # Its handshake began before.
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -24,6 +24,7 @@ from urllib.parse import unquote_to_bytes
 import httptools
 import msgspec
 
+from qtrunk.api.tls import GONE_S, close, wait_gone
 from qtrunk.api.tls import PeerIdentity as PeerIdentity
 from qtrunk.api.tls import client_context as client_context
 from qtrunk.api.tls import identity_of as identity_of
@@ -133,6 +134,8 @@ class HttpsServer:
         self.targets = Targets()
         self.common_head = _common_head(time.time())
         """The headers that every answer has; made anew once a second, for the date."""
+        self.is_stopping = False
+        """Who ends a handshake from now on is let go."""
         self._context = context
         self._server: asyncio.Server | None = None
         self._sweeping: asyncio.TimerHandle | None = None
@@ -140,6 +143,7 @@ class HttpsServer:
     async def start(self, host: str, port: int) -> int:
         """Listen; the port (for port 0: the one that was chosen)."""
         loop = asyncio.get_running_loop()
+        self.is_stopping = False
         self._server = await loop.create_server(
             lambda: _Connection(self),
             host,
@@ -155,15 +159,17 @@ class HttpsServer:
     async def stop(self) -> None:
         """No new connections; requests that are under way are answered, for a short while."""
         loop = asyncio.get_running_loop()
-        if self._server is not None:
-            self._server.close()
+        self.is_stopping = True
         deadline_s = loop.time() + self.limits.stop_s
+        gone = None if self._server is None else await close(self._server)
         for connection in list(self.connections):
             connection.finish()
         while self.connections and loop.time() < deadline_s:
             await asyncio.sleep(0.01)
         for connection in list(self.connections):
             connection.abort()
+        if gone is not None:
+            await wait_gone(gone, max(GONE_S, deadline_s - loop.time()))
         if self._sweeping is not None:
             self._sweeping.cancel()
 
@@ -233,6 +239,7 @@ class _Connection(asyncio.Protocol):
             self._identity = None
         if (
             self._identity is None
+            or self._server.is_stopping
             or self._server.is_revoked(self._identity)
             or len(self._server.connections) >= self._limits.connections_max
             or self._server.by_client[self._identity.fingerprint] >= self._limits.per_client_max

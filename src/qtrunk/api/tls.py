@@ -6,6 +6,7 @@ in a URI subject alternative name, and we read either. A URI name `urn:NAMESPACE
 `operator` is binding: where there is one, no other name of the certificate is believed.
 """
 
+import asyncio
 import hashlib
 import ssl
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 GROUP = "prime256v1"
 """Of key exchange, which every TLS 1.3 knows (RFC 8446 clause 9.1). A server that leaves it to OpenSSL takes finite
 fields, too, and a stranger who has computed nothing keeps it busy for 200 ms with the largest one."""
+GONE_S = 0.5
+"""What connections that were cut off take at most until they are gone, and a handshake that was nearly over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,3 +146,19 @@ def _names(certificate: x509.Certificate) -> tuple[list[str], list[str], list[st
         return [], [], common
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     return uris, names.get_values_for_type(x509.DNSName), common
+
+
+async def close(server: asyncio.Server) -> asyncio.Task[None]:
+    """Stop listening. The task ends once every connection is gone, those within their handshake too, which are no
+    server's own yet and which nothing but the limit of the handshake cuts off."""
+    # Whoever waits only after the close is not told of those that are still there.
+    gone = asyncio.create_task(server.wait_closed())
+    await asyncio.sleep(0)
+    server.close()
+    return gone
+
+
+async def wait_gone(gone: asyncio.Task[None], within_s: float = GONE_S) -> None:
+    """Wait for what `close` gave, but not for ever."""
+    await asyncio.wait([gone], timeout=within_s)
+    gone.cancel()
