@@ -331,6 +331,21 @@ def test_what_the_disk_refused_is_lost_and_said_so(ends: Ends, monkeypatch: pyte
     assert record["initiated"]["state"] == "destroyed"
 
 
+def test_a_segment_that_the_disk_would_not_end_is_counted_once(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = ends.fill(640)
+    pools = ends.pools[1]
+    with monkeypatch.context() as broken:
+        broken.setattr(pools._journal, "run", _no_space)
+        for _ in range(2):
+            with pytest.raises(StoreError):
+                pools.close_segment(COLLECTED, A, B, number, "voided")
+    for _ in range(2):
+        pools.close_segment(COLLECTED, A, B, number, "voided")
+    ledger = pools.ledgers()[COLLECTED, A, B]
+    assert (ledger.destroyed, ledger.unaccounted) == ({"voided": 640}, 0)
+    assert ledger.overhead == ledger.filled - 640
+
+
 def test_an_expired_segment_gives_nothing_and_is_destroyed(ends: Ends) -> None:
     ends.fill(640, expires_unix_s=ends.clock.now_s + 100)
     (key,) = ends.take()
@@ -460,6 +475,10 @@ def test_what_was_given_out_before_a_segment_died_can_be_collected_still(ends: E
     ends.pools[1].checkpoint()
     ends.crash()
     assert ends.pools[1].ledgers()[COLLECTED, A, B].destroyed == {"voided": 256}
+
+
+def _no_space(*_: object) -> None:
+    raise StoreError("no space")
 
 
 def _refuse(*_: object) -> None:

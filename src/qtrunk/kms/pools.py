@@ -575,8 +575,9 @@ class Pools:
         """The end of a segment: on record, then shredded, then out of sight."""
         check_move(f"segment {segment.number}", SegmentState.AVAILABLE, state)
         pool = segment.pool
-        segment.voided += segment.free if state is SegmentState.DESTROYED else 0
-        reason = reason or ("voided" if segment.voided else None)
+        # Not yet the segment's: where the disk refuses, it is finished another time.
+        voided = segment.voided + (segment.free if state is SegmentState.DESTROYED else 0)
+        reason = reason or ("voided" if voided else None)
 
         def work(db: sqlite3.Connection) -> None:
             db.execute(
@@ -584,7 +585,7 @@ class Pools:
                 "lost = ?, destroyed = ?, ended_unix_s = ? WHERE pool = ? AND segment = ?",
                 (
                     *(state.value, reason, segment.cursor, segment.delivered, segment.doubtful),
-                    *(segment.lost, segment.voided, self._clock.unix_s(), pool.number, segment.number),
+                    *(segment.lost, voided, self._clock.unix_s(), pool.number, segment.number),
                 ),
             )
             self._journal.on_commit(lambda: self._segments.shred(file_name(pool.number), segment.number))
