@@ -84,6 +84,7 @@ torture: setup
 # Simulated networks, each under a seed of its own: faults of all kinds, every invariant at every step.
 soak: setup
 	$(BIN)/python -m qtrunk.sim.soak --seeds $(SEEDS)
+	$(BIN)/python -m qtrunk.sim.soak --seeds $(SEEDS) --first 1000000
 
 powerloss: setup
 	$(BIN)/python tools/powerloss.py --states $(STATES)

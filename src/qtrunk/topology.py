@@ -17,6 +17,8 @@ from qtrunk.base.ids import LinkId, NodeId, SaeId
 
 VENDOR_PROOF = "vendor: "
 """Begins the statement of what stands behind a vendor's keys, where other blocks name the rule of their length."""
+HOP_BY_HOP, ANNOUNCED = "hop-by-hop", "announced"
+"""How keys pass relays."""
 DEFAULT_TENANT = "default"
 """ID of the tenant of every SAE that no other tenant names."""
 
@@ -232,6 +234,8 @@ class Tenant:
     """Disjoint routes whose shares make a key: who has fewer of them knows nothing of it."""
     routes_spare: int = 0
     """Disjoint routes more, as far as there are so many: shares on so many of them may be wrong or missing."""
+    relay: str = HOP_BY_HOP
+    """How keys that its SAEs ask for pass relays: `hop-by-hop`, or by XORs that are `announced`."""
     hybrid: str = "hybrid"
     """What keys must be made of: `qkd`, `hybrid` (QKD and post-quantum) or `fallback` (one of them)."""
 

@@ -160,7 +160,11 @@ class LabHandle:
 SMALL_TRUNK = """
 name = "small-trunk"
 trunks = [["ada", "bert", "cleo"]]
-saes = ["bank@ada", "shop@bert", "vault@cleo", "grid@cleo", "desk@ada"]
+saes = ["bank@ada", "shop@bert", "vault@cleo", "grid@cleo", "desk@ada", "swift-a@ada", "swift-b@bert", "swift-c@cleo"]
+
+[tenants.swift]
+saes = ["swift-*"]
+relay = "announced"
 
 [link]
 length_km = 20

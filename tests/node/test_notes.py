@@ -153,3 +153,63 @@ def test_clocks_that_were_ahead_for_a_while_and_were_set_right_silence_nobody(wo
     world.notes["a"].tell(C, "test", b"after")
     world.settle()
     assert [octets for *_, octets in world.heard] == [b"while all were ahead", b"after"]
+
+
+def test_a_note_for_all_reaches_every_node_of_its_route(world):
+    world.notes["a"].tell_all([A, B, C], "test", b"hear")
+    world.settle()
+    assert world.heard == [(A, "b", b"hear"), (A, "c", b"hear")]
+
+
+def test_a_note_for_all_is_passed_on_before_it_is_looked_at(world):
+    """So that a node which has lost a neighbour's verifying key keeps it from nobody."""
+    world.notes["a"].tell_all([A, B, C], "test", b"hear")
+    del world.ends["b"]._verifying_keys["a"]
+    node, octets = world.wires.pop(0)
+    with pytest.raises(AuthenticationFailed, match="not known here"):
+        world.notes[node].receive(octets)
+    world.settle()
+    assert world.heard == [(A, "c", b"hear")]
+
+
+@pytest.mark.parametrize("is_for_all", [True, False])
+def test_whom_a_note_is_for_is_signed(world, is_for_all):
+    if is_for_all:
+        world.notes["a"].tell_all([A, B, C], "test", b"hear")
+    else:
+        world.notes["a"].tell(C, "test", b"hear")
+    node, octets = world.wires.pop(0)
+    changed = msgspec.structs.replace(decode(octets, Note), is_for_all=not is_for_all, to="b")
+    with pytest.raises(AuthenticationFailed, match="signature"):
+        world.notes[node].receive(encode(changed))
+    assert world.heard == []
+
+
+def test_a_service_may_have_its_notes_overtaken_and_takes_each_once(world):
+    world.notes["c"].serve("test", lambda _sender, octets: world.heard.append(octets), 10.0)
+    sent = []
+    for number in range(6):
+        world.notes["a"].tell(C, "test", b"%d" % number)
+        sent.append(world.wires.pop()[1])
+        world.clock.now_s += 4.0
+    frames = [encode(decode(octets, Note)) for octets in sent]
+    for number in (3, 1, 0, 2):
+        world.notes["c"].receive(frames[number])
+    world.notes["c"].receive(frames[5])
+    # Twenty seconds old, and too old for a service whose notes wait up to ten; the fourth is not.
+    for number in (0, 1, 2, 3, 5):
+        with pytest.raises(AuthenticationFailed, match="old, seen before"):
+            world.notes["c"].receive(frames[number])
+    world.notes["c"].receive(frames[4])
+    assert world.heard == [b"3", b"1", b"0", b"2", b"5", b"4"]
+
+
+def test_the_numbers_that_are_kept_are_those_of_the_last_while(world):
+    world.notes["c"].serve("test", lambda _sender, octets: world.heard.append(octets), 10.0)
+    for _ in range(200):
+        world.notes["a"].tell(C, "test", b"x")
+        world.settle()
+        world.clock.now_s += 1.0
+    assert len(world.heard) == 200
+    (numbers,) = world.notes["c"]._numbers.values()
+    assert sum(map(len, numbers.near.values())) <= 20

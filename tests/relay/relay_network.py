@@ -15,6 +15,7 @@ from qtrunk.kms.key import Slice
 from qtrunk.kms.store import KeyStore
 from qtrunk.relay import messages as wire
 from qtrunk.relay.hops import PROTOCOL
+from qtrunk.relay.inquest import SERVICE as INQUEST
 from qtrunk.relay.kx import Kx, Report, SendKx, Tell
 from qtrunk.stages import Epsilon, QkdKey
 from qtrunk.topology import DEFAULT_TENANT, Link, Node, Sae, Tenant, Topology, link_id, ring, trunk
@@ -47,8 +48,8 @@ class Network:
     seen: list[tuple[NodeId, LinkId, bytes]] = field(default_factory=list)
     answers: dict[str, object] = field(default_factory=dict)
     reports: list[Report] = field(default_factory=list)
-    notes: list[tuple[NodeId, NodeId, bytes]] = field(default_factory=list)
-    """Sender, receiver, what it says."""
+    notes: list[tuple[NodeId, NodeId, bytes, str]] = field(default_factory=list)
+    """Sender, receiver, what it says, service."""
 
     def __post_init__(self) -> None:
         self.stores, self.machines = {}, {}
@@ -56,6 +57,7 @@ class Network:
             kek = Secret(os.urandom(32))
             self.stores[node.id] = KeyStore.open(self.directory / node.id, node.id, kek, self.clock)
             self.machines[node.id] = Kx(node.id, self.topology, self.stores[node.id], Dice(), self.clock)
+            self.machines[node.id].has_notes = True
         for link in self.topology.links:
             self.fill(link.id, 1, 40_000)
             for node in (link.alice, link.bob):
@@ -89,13 +91,21 @@ class Network:
             elif isinstance(effect, Report):
                 self.reports.append(effect)
             elif isinstance(effect, Tell):
-                self.notes.append((node, effect.node, effect.octets))
+                for receiver in effect.route[1:] or (effect.node,):
+                    self.notes.append((node, receiver, effect.octets, effect.service))
             else:
                 assert effect.request_id not in self.answers
                 self.answers[effect.request_id] = effect
 
-    def settle(self, change=lambda _node, _link, octets: [octets], state=lambda _sender, octets: [octets]) -> None:
-        """Carry what waits. `change` is what may happen on the way or in a corrupt node, `state` to a node's notes."""
+    def settle(
+        self,
+        change=lambda _node, _link, octets: [octets],
+        state=lambda _sender, octets: [octets],
+        announce=lambda _sender, _receiver, octets: [octets],
+    ) -> None:
+        """Carry what waits. `change` is what may happen on the way or in a corrupt node, `state` to what a node says in
+        an inquest, `announce` to its other notes.
+        """
         while self.wires or self.notes:
             while self.wires:
                 node, link, octets = self.wires.pop(0)
@@ -103,9 +113,10 @@ class Network:
                 for changed in change(node, link, octets):
                     self.do(node, self.machines[node].receive(link, changed))
             if self.notes:
-                sender, receiver, octets = self.notes.pop(0)
-                for stated in state(sender, octets):
-                    self.do(receiver, self.machines[receiver].receive_note(sender, stated))
+                sender, receiver, octets, service = self.notes.pop(0)
+                is_inquest = service == INQUEST
+                for said in state(sender, octets) if is_inquest else announce(sender, receiver, octets):
+                    self.do(receiver, self.machines[receiver].receive_note(sender, said, service))
 
     def ask(self, initiator, targets, number=1, key_bits=256, change=None):
         node = self.topology.sae(SaeId(initiator)).node

@@ -12,7 +12,7 @@ from qtrunk.base.errors import RequestRefused
 from qtrunk.base.ids import is_node_id, parse_sae_id
 from qtrunk.config.field import Entry, Range
 from qtrunk.config.problem import choices, quoted, shown
-from qtrunk.topology import DEFAULT_TENANT, Tenant
+from qtrunk.topology import ANNOUNCED, DEFAULT_TENANT, HOP_BY_HOP, Tenant
 
 TENANT_NUMBERS: Mapping[str, Range] = MappingProxyType(
     {
@@ -36,7 +36,8 @@ TENANT_WHOLES: Mapping[str, Range] = MappingProxyType(
 ROUTES_MAX = 8
 """Of routes_min and routes_spare together, as `relay.messages` has it."""
 HYBRID = ("qkd", "hybrid", "fallback")
-TENANT_KEYS = ("title", "saes", *TENANT_NUMBERS, *TENANT_WHOLES, "hybrid", "avoid")
+RELAY = (HOP_BY_HOP, ANNOUNCED)
+TENANT_KEYS = ("title", "saes", *TENANT_NUMBERS, *TENANT_WHOLES, "relay", "hybrid", "avoid")
 
 
 def tenants(entries: Mapping[str, Entry], saes: Collection[str], nodes: Collection[str]) -> tuple[Tenant, ...]:
@@ -51,6 +52,7 @@ def _tenant(name: str, entry: Entry, saes: Collection[str], nodes: Collection[st
     given: dict[str, object] = {"title": entry.text("title"), "saes": _members(name, entry, saes, owners)}
     given |= {key: entry.number(key, allowed) for key, allowed in TENANT_NUMBERS.items()}
     given |= {key: entry.whole(key, allowed) for key, allowed in TENANT_WHOLES.items()}
+    given["relay"] = entry.choice("relay", RELAY)
     given["hybrid"] = entry.choice("hybrid", HYBRID)
     given["avoid"] = _avoided(entry, nodes)
     tenant = msgspec.convert({"id": name} | {key: value for key, value in given.items() if value is not None}, Tenant)

@@ -17,10 +17,9 @@ from qtrunk.crypto.hybrid import NoKemKeyError
 from qtrunk.node.advert import Advert, Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.channel import Channel
-from qtrunk.node.notes import Notes
+from qtrunk.node.notes import Notes, ServiceNotes
 from qtrunk.node.pace import Pace
 from qtrunk.relay import kx
-from qtrunk.relay.inquest import SERVICE as INQUEST
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +29,8 @@ HELLO_S = 2.0
 """Neighbours let each other know so often that they are there, with the digest of the adverts that they have."""
 SILENCE_S = 5.0
 """A neighbour of which nothing comes for so long is taken for gone; its connection is made anew."""
+OVERTAKING_S = 10.0
+"""Notes of the machine take different ways: one may come after another that was sent so much later."""
 _KX, _ADVERT, _NOTE, _CLOCK, _HELLO, _KNOWN = b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
@@ -62,13 +63,19 @@ class KxRunner:
         """What takes the adverts that are news (node.flooding)."""
         self.hear_clock: Callable[[LinkId, bytes], None] = lambda _link, _octets: None
         """What takes questions and answers about the time (node.clockwatch)."""
-        self._tell: Callable[[NodeId, bytes], None] | None = None
+        self._notes: dict[str, ServiceNotes] = {}
 
     def use_notes(self, notes: Notes) -> None:
-        """Take notes that come in, and ask by notes who changed a relay."""
+        """Take notes that come in, and let the machine say by notes what it has to."""
         self.receive_note = notes.receive
-        self._tell = notes.service(INQUEST).tell
-        notes.serve(INQUEST, lambda node, octets: self._carry_out(self._machine.receive_note(node, octets)))
+        self._machine.has_notes = True
+        for service in kx.NOTE_SERVICES:
+            self._notes[service] = notes.service(service)
+            notes.serve(service, partial(self._receive_for_machine, service), OVERTAKING_S)
+
+    def _receive_for_machine(self, service: str, node: NodeId, octets: bytes) -> None:
+        self._pace.stir()
+        self._carry_out(self._machine.receive_note(node, octets, service))
 
     def is_up(self, link: LinkId) -> bool:
         """Whether the neighbour over this link is connected."""
@@ -273,13 +280,21 @@ class KxRunner:
                 case kx.Failed():
                     self._answer(effect.request_id, effect.error)
                 case kx.Tell():
-                    if self._tell is not None:
-                        self._tell(effect.node, effect.octets)
+                    self._say(effect)
                 case kx.Report():
                     log.warning("relay: %s: %s", effect.alarm, effect.text)
                     if effect.alarm not in _LOGGED:
                         about = f"node {effect.node}" if effect.node else effect.link or RELAY
                         self._alarms.raise_alarm(about, effect.alarm, "major", effect.text)
+
+    def _say(self, effect: kx.Tell) -> None:
+        if not self._notes:
+            return
+        notes = self._notes[effect.service]
+        if effect.route:
+            notes.tell_all(effect.route, effect.octets)
+        else:
+            notes.tell(effect.node, effect.octets)
 
     def _answer(self, request_id: str, answer: kx.Supplied | QtrunkError) -> None:
         waiting = self._waiting.get(request_id)

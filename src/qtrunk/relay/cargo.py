@@ -20,7 +20,7 @@ from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.relay import messages as wire
 from qtrunk.relay.ports import HybridPort, KeyStorePort
 from qtrunk.relay.shares import share_words
-from qtrunk.topology import ForeignNetwork
+from qtrunk.topology import ANNOUNCED, ForeignNetwork
 
 CONFIRM_OCTETS = its.WC_KEY_OCTETS
 _CONFIRM_LABEL = b"qtrunk relay confirm 1"
@@ -82,10 +82,13 @@ def keep(
     origin: str = "",
     shares: Sequence[wire.KeyRelay] = (),
     wrong: Sequence[str] = (),
+    *,
+    is_announced: bool = False,
 ) -> bytes:
     """Store a cargo at its target's node, durable on return; the confirmation.
 
-    `shares`: the relays of the shares that it was made of, where it was; `wrong` as in the answer.
+    `shares`: the relays of the shares that it was made of, where it was; `wrong` as in the answer; `is_announced`: it
+    came by announced XORs.
     """
     seed = None
     if body.hybrid is not None and hybrid is not None:
@@ -93,7 +96,7 @@ def keep(
     cargo = masked(octets, seed, body)
     came = shares or [body]
     hops = [hop for relay in came for hop in relay.hops]
-    how = receipt([relay.route for relay in came], hops, protection(body.hybrid), origin, needed_of(body))
+    how = receipt([relay.route for relay in came], hops, protection(body.hybrid), origin, needed_of(body), is_announced)
     initiator, targets = SaeId(body.initiator), [SaeId(target) for target in body.targets]
     if body.segment:
         store.pools.add(COLLECTED, initiator, targets[0], body.segment, cargo, how, body.expires_unix_s)
@@ -120,7 +123,12 @@ def protection(hybrid: kem.Wrapped | None) -> str:
 
 
 def receipt(
-    routes: Sequence[Sequence[str]], hops: Sequence[wire.Hop], protection: str, origin: str = "", needed: int = 1
+    routes: Sequence[Sequence[str]],
+    hops: Sequence[wire.Hop],
+    protection: str,
+    origin: str = "",
+    needed: int = 1,
+    is_announced: bool = False,
 ) -> dict[str, object]:
     """What the store keeps of how a key came: JSON values. `needed` where it came in shares, and so many give it."""
     return {
@@ -130,4 +138,5 @@ def receipt(
         "epsilon": sum((hop.epsilon for hop in hops), 0.0),
         "protection": protection,
         **({"needed": needed} if needed > 1 else {}),
+        **({"relay": ANNOUNCED} if is_announced else {}),
     }

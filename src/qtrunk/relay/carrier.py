@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import msgspec
 
 from qtrunk.base.errors import KeyExhausted, QtrunkError, WireError
-from qtrunk.base.ids import LinkId, SaeId, parse_key_id
+from qtrunk.base.ids import LinkId, NodeId, SaeId, parse_key_id
 from qtrunk.base.secret import Secret
+from qtrunk.base.wire import encode
 from qtrunk.crypto import its
 from qtrunk.kms.consume import COLLECTED
 from qtrunk.relay import messages as wire
 from qtrunk.relay.cargo import keep, needed_of
-from qtrunk.relay.effects import Effect, Report, SendKx
+from qtrunk.relay.effects import Effect, Report, SendKx, Tell
 from qtrunk.relay.ground import Ground
 from qtrunk.relay.hops import on_wire, parsed, report
 from qtrunk.relay.shares import Arrived, Gathering, combine
@@ -42,6 +43,8 @@ class Carrier:
         self._ground = ground
         self._forwarded: dict[str, _Forwarded] = {}
         self._gatherings: dict[tuple[str, str], Gathering] = {}
+        self._by_note: dict[str, tuple[NodeId, float]] = {}
+        """Relays by announced XORs that came to their end here: who is answered in a note, and until when."""
 
     def is_known(self, relay_id: str) -> bool:
         """Whether this very relay passed here a moment ago."""
@@ -66,6 +69,8 @@ class Carrier:
         now_s = self._ground.clock.monotonic_s()
         for relay_id in [r for r, passed in self._forwarded.items() if passed.until_s < now_s]:
             del self._forwarded[relay_id]
+        for relay_id in [r for r, (_, until_s) in self._by_note.items() if until_s < now_s]:
+            del self._by_note[relay_id]
         for key in [k for k, gathering in self._gatherings.items() if gathering.until_s < now_s]:
             self._gatherings.pop(key).wipe()
 
@@ -97,17 +102,30 @@ class Carrier:
             outcome = error
         if octets is not None:
             ground.inquests.note_passed(body, octets, is_last=not isinstance(outcome, SendKx))
-        if isinstance(outcome, QtrunkError):
-            return self._refuse(link, body, outcome, onward or link)
         if isinstance(outcome, SendKx):
             until_s = ground.clock.monotonic_s() + FORWARD_MEMORY_S
             self._forwarded[body.relay_id] = _Forwarded(link, outcome.link, until_s)
             return [outcome]
-        if outcome is None:
+        if isinstance(outcome, QtrunkError):
+            return self._refuse(link, body, outcome, onward or link)
+        return self._arrived(link, body, octets, outcome)
+
+    def arrived(self, link: LinkId, body: wire.KeyRelay, octets: Secret, answer_to: NodeId) -> list[Effect]:
+        """Store a cargo that came by announced XORs; the answer goes to that node in a note."""
+        self._by_note[body.relay_id] = (answer_to, self._ground.clock.monotonic_s() + FORWARD_MEMORY_S)
+        outcome = self._carry(body, octets, None)
+        if isinstance(outcome, QtrunkError):
+            return self._refuse(link, body, outcome, link)
+        assert not isinstance(outcome, SendKx)
+        return self._arrived(link, body, octets, outcome)
+
+    def _arrived(self, link: LinkId, body: wire.KeyRelay, octets: Secret | None, confirm: bytes | None) -> list[Effect]:
+        """At the target's node: stored with this confirmation, or a share (None)."""
+        if confirm is None:
             assert octets is not None
             return self._gather(link, body, octets)
         done = wire.KeyRelayCompletion(
-            relay_id=body.relay_id, is_stored=True, confirm=outcome, reason="", failed_link="", hops=body.hops
+            relay_id=body.relay_id, is_stored=True, confirm=confirm, reason="", failed_link="", hops=body.hops
         )
         return self._answer(link, done)
 
@@ -124,7 +142,9 @@ class Carrier:
                     self._check_policy(body)
                     if body.share is not None:
                         return None
-                    return keep(ground.store, ground.hybrid, body, octets, ground.origin(body.initiator))
+                    is_announced = body.relay_id in self._by_note
+                    origin = ground.origin(body.initiator)
+                    return keep(ground.store, ground.hybrid, body, octets, origin, is_announced=is_announced)
                 pad, tag_key = ground.hops.allocate(onward, len(octets))
                 relay = msgspec.structs.replace(
                     body,
@@ -188,7 +208,10 @@ class Carrier:
             octets = combine(parts, share.needed, share.count)
             with ground.store.transaction():
                 bodies, origin = [one.body for one in came], ground.origin(came[0].body.initiator)
-                confirm = keep(ground.store, ground.hybrid, bodies[0], octets, origin, bodies, wrong)
+                is_announced = bodies[0].relay_id in self._by_note
+                confirm = keep(
+                    *(ground.store, ground.hybrid, bodies[0], octets, origin, bodies, wrong), is_announced=is_announced
+                )
         except QtrunkError as error:
             told: list[Effect] = [] if isinstance(error, KeyExhausted) else [report(came[0].link, error)]
             return _refusal("", self._reason(error), came[0].link), told
@@ -250,8 +273,12 @@ class Carrier:
 
     def _refuse(self, link: LinkId, body: wire.KeyRelay, error: QtrunkError, failed: LinkId) -> list[Effect]:
         """Tell the initiator; what the store says is for this node's operator, the others learn where to look."""
-        told = self._answer(link, _refusal(body.relay_id, self._reason(error), failed))
+        told = self._answer(link, self.refusal(body, error, failed))
         return [*told, *([] if isinstance(error, KeyExhausted) else [report(link, error)])]
+
+    def refusal(self, body: wire.KeyRelay, error: QtrunkError, failed: LinkId) -> wire.KeyRelayCompletion:
+        """What the initiator's node is told where a relay fails here."""
+        return _refusal(body.relay_id, self._reason(error), failed)
 
     def _reason(self, error: QtrunkError) -> str:
         is_short = isinstance(error, KeyExhausted)
@@ -259,6 +286,9 @@ class Carrier:
 
     def _answer(self, link: LinkId, body: wire.KeyRelayCompletion) -> list[Effect]:
         self._ground.inquests.note_answer(body, is_received=False, is_sent=True)
+        if body.relay_id in self._by_note:
+            node, _ = self._by_note[body.relay_id]
+            return [Tell(node, encode(body), wire.ANNOUNCED_SERVICE)]
         return [*self._ground.hops.try_send(link, body)]
 
 

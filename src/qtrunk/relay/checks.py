@@ -58,11 +58,30 @@ def check_route(topology: Topology, node: NodeId, link: LinkId, nodes: Sequence[
     return links
 
 
-def check_relay(topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRelay) -> None:
-    """Everything about a relay that its own words give away."""
+def check_order(topology: Topology, node: NodeId, order: wire.Order) -> None:
+    """Everything about an order for announced XORs that its own words give away at any node of its route."""
+    nodes = order.relay.route
+    if len(nodes) < 3 or node not in nodes[1:]:
+        raise WireError("route: distinct nodes, relays among them, this one behind the first")
+    place = nodes.index(node)
+    try:
+        link = topology.link_between(NodeId(nodes[place - 1]), NodeId(node)).id
+    except KeyError as error:
+        raise WireError("route: two nodes in it are not neighbours") from error
+    check_route(topology, node, link, nodes)
+    if topology.end_of(SaeId(order.relay.initiator)) != nodes[0]:
+        raise WireError("initiator: must be an SAE of the route's first node, or of a foreign network beside it")
+    if order.relay.pad or len(order.relay.ciphertext) not in (0, order.octets):
+        raise WireError("ciphertext: as long as the order says, or none; and no pad")
+
+
+def check_relay(
+    topology: Topology, node: NodeId, link: LinkId, body: wire.KeyRelay, announced_octets: int | None = None
+) -> None:
+    """Everything about a relay that its own words give away; `announced_octets` came of it by announced XORs."""
     links = check_route(topology, node, link, body.route)
     check_hops(body.hops, body.route, links[: body.route.index(node)])
-    octets = len(body.ciphertext)
+    octets = len(body.ciphertext) if announced_octets is None else announced_octets
     if body.share is not None:
         share = body.share
         if not 1 <= share.number <= share.count or share.needed > share.count:

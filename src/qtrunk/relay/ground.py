@@ -12,7 +12,7 @@ from qtrunk.relay.cargo import origin_of
 from qtrunk.relay.hops import Hops
 from qtrunk.relay.inquest import Inquests
 from qtrunk.relay.ports import HybridPort, KeyStorePort, RoutesPort
-from qtrunk.topology import Topology
+from qtrunk.topology import ANNOUNCED, Topology
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class Ground:
     hops: Hops
     inquests: Inquests
     hybrid: HybridPort | None = None
+    has_notes: bool = False
+    """Whether this node can tell nodes that are no neighbours something, and be told."""
 
     def links(self, nodes: Sequence[str]) -> tuple[LinkId, ...]:
         """The links along a route; one that was taken out of the network meanwhile is not among them."""
@@ -43,6 +45,10 @@ class Ground:
         """How many shares must make a key for these SAEs, and how many more are wanted: the most of each tenant's."""
         tenants = [self.topology.tenant_of(sae) for sae in saes]
         return max(one.routes_min for one in tenants), max(one.routes_spare for one in tenants)
+
+    def is_announced(self, initiator: SaeId) -> bool:
+        """Whether keys of an initiator are relayed by announced XORs."""
+        return self.has_notes and self.topology.tenant_of(initiator).relay == ANNOUNCED
 
     def origin(self, initiator: str) -> str:
         """Where an initiator's keys were before they came into this network, for receipts."""

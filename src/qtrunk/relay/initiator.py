@@ -20,6 +20,7 @@ from qtrunk.crypto.hybrid import SEED_OCTETS, Wrapped
 from qtrunk.kms.consume import INITIATED
 from qtrunk.relay import messages as wire
 from qtrunk.relay import shares
+from qtrunk.relay.announced import order_note
 from qtrunk.relay.cargo import CONFIRM_OCTETS, confirmation, keys_of, masked, protection, receipt, relay_context
 from qtrunk.relay.checks import check_answer_hops, check_request, is_segment_size
 from qtrunk.relay.effects import Effect, Failed, Report, Supplied
@@ -92,6 +93,7 @@ class Initiator:
             octets=octets,
             segment=segment,
             deadline_s=self._ground.clock.monotonic_s() + REQUEST_TIMEOUT_S,
+            is_announced=self._ground.is_announced(initiator),
         )
 
     def link_down(self, link: LinkId) -> list[Effect]:
@@ -255,18 +257,28 @@ class Initiator:
             parts = shares.dressed([pad.material for pad, _ in pads], parts, bodies)
         effects: list[Effect] = []
         relays: dict[str, wire.KeyRelay] = {}
+        by_note: set[str] = set()
         for body, part, (pad, tag_key), link in zip(bodies, parts, pads, links, strict=True):
-            self._ground.inquests.note_sent(body, part)
+            is_announced = request.is_announced and len(body.route) > 2
+            self._ground.inquests.note_sent(body, pad.material if is_announced else part, is_announced=is_announced)
             relay = msgspec.structs.replace(
                 body,
                 pad=on_wire(pad.slices),
                 ciphertext=its.one_time_pad(part.reveal(), pad.material.reveal()),
                 hops=[hops.record(link, pad.slices)],
             )
-            effects.append(hops.seal(link, relay, tag_key))
+            if is_announced:
+                said = wire.RelayPad(relay_id=relay.relay_id, pad=relay.pad)
+                # Where the pad becomes the cargo, there is nothing to announce.
+                ciphertext = b"" if part is pad.material else relay.ciphertext
+                relay = msgspec.structs.replace(relay, pad=[], ciphertext=ciphertext)
+                effects += [hops.seal(link, said, tag_key), order_note(relay, len(part))]
+                by_note.add(relay.relay_id)
+            else:
+                effects.append(hops.seal(link, relay, tag_key))
             # What was sent is not sent again.
             relays[relay.relay_id] = msgspec.structs.replace(relay, ciphertext=b"")
-        return Group(node=node, needed=needed, relays=relays), octets, effects
+        return Group(node=node, needed=needed, relays=relays, by_note=by_note), octets, effects
 
     def _bodies(self, ways: Sequence[tuple[NodeId, ...]], needed: int, words: wire.KeyRelay) -> list[wire.KeyRelay]:
         group, count = self._ground.uuid(), len(ways)
@@ -345,11 +357,32 @@ class Initiator:
 
     def completed(self, link: LinkId, body: wire.KeyRelayCompletion) -> list[Effect]:
         """An answer from a target's node, or from who could not pass the cargo on."""
-        self._ground.inquests.note_answer(body, is_received=True, is_sent=False)
+        request, group = self._asked(body.relay_id)
+        return self._heard(request, group, body, link)
+
+    def noted(self, node: NodeId, body: wire.KeyRelayCompletion) -> list[Effect]:
+        """The same in a note, from the node that signed it: any of the route may refuse, the last one has stored."""
+        request, group = self._asked(body.relay_id)
+        if group is None:
+            return self._heard(None, None, body, None)
+        route = group.relays[body.relay_id].route
+        if body.relay_id not in group.by_note or node not in route[1:] or (body.is_stored and node != route[-1]):
+            raise WireError(f"completion: node {node} has no say in it")
+        return self._heard(request, group, body, self._ground.hops.between(route, 0))
+
+    def _asked(self, relay_id: str) -> tuple[Request | None, Group | None]:
         for request in self._requests.values():
             for group in request.groups:
-                if body.relay_id in group.relays:
-                    return self._answered(request, group, link, body)
+                if relay_id in group.relays:
+                    return request, group
+        return None, None
+
+    def _heard(
+        self, request: Request | None, group: Group | None, body: wire.KeyRelayCompletion, link: LinkId | None
+    ) -> list[Effect]:
+        self._ground.inquests.note_answer(body, is_received=True, is_sent=False)
+        if request is not None and group is not None and link is not None:
+            return self._answered(request, group, link, body)
         if body.wrong and self._ground.inquests.is_watched(body.relay_id):
             return [*self._ground.inquests.open(body.relay_id)]
         # Given up meanwhile, or not needed any more.
@@ -409,6 +442,7 @@ class Initiator:
             request.hops,
             protection(relays[0].hybrid) if relays else "local",
             needed=max((group.needed for group in request.groups), default=1),
+            is_announced=any(group.by_note for group in request.groups),
         )
         keys: list[SuppliedKey] = []
         try:

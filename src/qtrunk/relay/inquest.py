@@ -46,10 +46,12 @@ _Id = Annotated[str, msgspec.Meta(max_length=64)]
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """Send these octets to a node as a signed note of SERVICE."""
+    """Send these octets to a node as a signed note; with a `route`, to all nodes of it behind the first."""
 
     node: NodeId
     octets: bytes
+    service: str = SERVICE
+    route: tuple[NodeId, ...] = ()
 
 
 class Question(Message, frozen=True, tag="inquest-question"):
@@ -59,13 +61,18 @@ class Question(Message, frozen=True, tag="inquest-question"):
 
 
 class Statement(Message, frozen=True, tag="inquest-statement"):
-    """Digests of what a node received and sent of a relay, forward and backward; empty: nothing."""
+    """Digests of what a node received and sent of a relay, forward and backward; empty: nothing.
+
+    Where XORs were announced, what a relay received and sent is its octets of the two links beside it.
+    """
 
     relay_id: _Id
     received: _Digest = b""
     sent: _Digest = b""
     answer_received: _Digest = b""
     answer_sent: _Digest = b""
+    implied: Annotated[tuple[_Digest, ...], msgspec.Meta(max_length=wire.HOPS_MAX)] = ()
+    """Of the last node, where XORs were announced: the octets that each link of the route had by what was announced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class _Record:
     said: Statement
     route: tuple[str, ...] = ()
     """Where this node is the initiator's."""
+    is_announced: bool = False
 
 
 @dataclass(slots=True)
@@ -112,9 +120,20 @@ class Inquests:
 
     # ── what passed here ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def note_sent(self, body: wire.KeyRelay, octets: Secret) -> None:
-        """This node, the initiator's, sends a cargo or a share of it out."""
+    def note_sent(self, body: wire.KeyRelay, octets: Secret, *, is_announced: bool = False) -> None:
+        """This node, the initiator's, sends a cargo or a share of it out; where XORs are announced, `octets` are those
+        of the first link."""
         self._note(body.relay_id, tuple(body.route), sent=digest(body, octets))
+        self._records[body.relay_id].is_announced = is_announced
+
+    def note_announced(self, body: wire.KeyRelay, received: Secret, sent: Secret) -> None:
+        """This relay announced the XOR of these."""
+        self._note(body.relay_id, received=digest(body, received), sent=digest(body, sent))
+
+    def note_implied(self, body: wire.KeyRelay, links: Sequence[Secret]) -> None:
+        """This node, the last, was announced XORs by which the links of the route had these octets."""
+        implied = tuple(digest(body, octets) for octets in links)
+        self._note(body.relay_id, received=implied[-1], implied=implied)
 
     def note_passed(self, body: wire.KeyRelay, octets: Secret, *, is_last: bool) -> None:
         """A relay came here and, unless this is its last node, goes on."""
@@ -128,7 +147,7 @@ class Inquests:
             body.relay_id, answer_received=passed if is_received else b"", answer_sent=passed if is_sent else b""
         )
 
-    def _note(self, relay_id: str, route: tuple[str, ...] = (), **digests: bytes) -> None:
+    def _note(self, relay_id: str, route: tuple[str, ...] = (), **digests: bytes | tuple[bytes, ...]) -> None:
         record = self._records.get(relay_id)
         if record is None:
             if len(self._records) >= RECORDS_MAX:
@@ -201,7 +220,9 @@ class Inquests:
 
     def _close(self, relay_id: str) -> list[Tell | Report]:
         inquest = self._open.pop(relay_id)
-        finding = judge(inquest.route, self._records[relay_id].said, inquest.statements)
+        record = self._records[relay_id]
+        weigh = judge_announced if record.is_announced else judge
+        finding = weigh(inquest.route, record.said, inquest.statements)
         if finding.kind == "clear" and inquest.is_silence:
             return []
         way = f"relay {relay_id} over {'-'.join(inquest.route)}"
@@ -235,6 +256,27 @@ def judge(route: Sequence[str], own: Statement, statements: Mapping[str, Stateme
         return _unanswered(route, statements)
     last = {**statements, back[-1]: Statement(relay_id=own.relay_id, answer_received=own.answer_received)}
     return _judge(back, target.answer_sent, last, ("answer_received", "answer_sent"), "the answer")
+
+
+def judge_announced(route: Sequence[str], own: Statement, statements: Mapping[str, Statement]) -> Finding:
+    """The same where XORs were announced, by what they imply: signed, so nobody can have changed those of another."""
+    last = statements.get(route[-1])
+    relays, ends = route[1:-1], {route[0], route[-1]}
+    if last is None or len(last.implied) != len(route) - 1:
+        took_part = {one for one, said in statements.items() if said.received and said.sent}
+        return Finding("silent", tuple(one for one in relays if one not in took_part), "not all of it came")
+    for place in range(len(relays), 0, -1):
+        said = statements.get(route[place])
+        if said is None:
+            continue
+        if said.sent != last.implied[place]:
+            suspects = tuple(one for one in route[place : place + 2] if one not in ends)
+            return Finding("tampered", suspects, "the cargo was changed")
+        if said.received != last.implied[place - 1]:
+            return Finding("tampered", (route[place],), "what was announced is not the sum of what it had")
+    if own.sent != last.implied[0]:
+        return Finding("tampered", (route[1],), "the cargo was changed")
+    return Finding("clear")
 
 
 def _judge(

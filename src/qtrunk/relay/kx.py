@@ -2,10 +2,11 @@
 
 What is relayed is a batch of keys, or a segment of a pool (`kms.pools`), which lies ready at both nodes before anyone
 asks. Its QKD part is the octets of link key that would have encrypted it on its first hop (docs/decisions/0009); every
-later hop encrypts it with octets of its own link, used once (`relay.hops`). Where the policy is hybrid, both ends add a
-mask that no relay knows (`relay.cargo`). Where it demands several routes, the cargo travels in shares over disjoint
-ones (`relay.shares`). `relay.initiator` is the end that asks, `relay.carrier` all others; `relay.inquest` finds who
-changed something. End-to-end material is never on a relay's disk. docs/relay.md tells the whole of it.
+later hop encrypts it with octets of its own link, used once (`relay.hops`). A tenant may have it relayed by announced
+XORs instead (`relay.announced`). Where the policy is hybrid, both ends add a mask that no relay knows (`relay.cargo`).
+Where it demands several routes, the cargo travels in shares over disjoint ones (`relay.shares`). `relay.initiator` is
+the end that asks, `relay.carrier` all others; `relay.inquest` finds who changed something. End-to-end material is never
+on a relay's disk. docs/relay.md tells the whole of it.
 
 The initiator's SAE gets keys only after every target node has confirmed that it stores the same, and after that is on
 the initiator's own record; a segment joins the initiator's pool then. What fails or falls silent is voided at the
@@ -21,14 +22,17 @@ from qtrunk.base.errors import QtrunkError, WireError
 from qtrunk.base.ids import KeyId, LinkId, NodeId, SaeId
 from qtrunk.base.ports import Clock, Random
 from qtrunk.base.secret import Secret
+from qtrunk.base.wire import decode
 from qtrunk.crypto import its
 from qtrunk.relay import messages as wire
+from qtrunk.relay.announced import Announcer
 from qtrunk.relay.carrier import FORWARD_MEMORY_S, Carrier
 from qtrunk.relay.checks import check_relay, check_route
 from qtrunk.relay.effects import Effect, Failed, Report, SendKx, Supplied, Tell
 from qtrunk.relay.ground import Ground
 from qtrunk.relay.hops import CONTROL_OCTETS, HOP_OVERHEAD_OCTETS, Hops, on_wire, parsed, report
 from qtrunk.relay.initiator import ATTEMPTS_MAX, POOL_LIFETIME_S, REQUEST_TIMEOUT_S, RETRY_TIMEOUT_S, Initiator
+from qtrunk.relay.inquest import SERVICE as INQUEST
 from qtrunk.relay.inquest import Inquests
 from qtrunk.relay.ports import HybridPort, KeyStorePort, RoutesPort
 from qtrunk.relay.routing import Routing
@@ -50,6 +54,8 @@ __all__ = [
     "Tell",
 ]
 
+NOTE_SERVICES = (INQUEST, wire.ANNOUNCED_SERVICE)
+"""What notes of other nodes the machine takes."""
 LOW_OCTETS = 64 << 10
 """Below this an end asks the peer for octets of its direction."""
 GRANT_PERIOD_S = 1.0
@@ -90,6 +96,7 @@ class Kx:
         )
         self._initiator = Initiator(self._ground)
         self._carrier = Carrier(self._ground)
+        self._announcer = Announcer(self._ground, self._carrier)
         self._grants_at_s = 0.0
 
     @property
@@ -100,6 +107,15 @@ class Kx:
     @hybrid.setter
     def hybrid(self, port: HybridPort) -> None:
         self._ground.hybrid = port
+
+    @property
+    def has_notes(self) -> bool:
+        """Whether notes are carried, set by who wires the machine. Without them nothing goes by announced XORs."""
+        return self._ground.has_notes
+
+    @has_notes.setter
+    def has_notes(self, has_notes: bool) -> None:
+        self._ground.has_notes = has_notes
 
     # ── what the node asks ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,7 +147,11 @@ class Kx:
     def link_down(self, link: LinkId) -> list[Effect]:
         """The neighbour is gone: what waits for it fails now, not at the time-out."""
         self._hops.up.discard(link)
-        return [*self._carrier.link_down(link), *self._initiator.link_down(link)]
+        return [
+            *self._carrier.link_down(link),
+            *self._announcer.link_down(link),
+            *self._initiator.link_down(link),
+        ]
 
     def links_lost(self, links: Collection[LinkId]) -> list[Effect]:
         """Links elsewhere went out of use: what is on its way over them tries another route now."""
@@ -139,7 +159,8 @@ class Kx:
 
     def under_way(self, links: Collection[LinkId]) -> int:
         """How many relays wait for their completion over these links, own ones and others'."""
-        return self._carrier.under_way(links) + self._initiator.under_way(links)
+        passing = self._carrier.under_way(links) + self._announcer.under_way(links)
+        return passing + self._initiator.under_way(links)
 
     def link_gone(self, link: LinkId) -> list[Effect]:
         """The link is about to be taken out of the network: nothing may have to do with it afterwards."""
@@ -156,6 +177,7 @@ class Kx:
         """Time-outs, and grants where a direction runs low."""
         effects: list[Effect] = [*self._initiator.tick(), *self._inquests.tick()]
         self._carrier.tick()
+        self._announcer.tick()
         now_s = self._clock.monotonic_s()
         if now_s >= self._grants_at_s:
             self._grants_at_s = now_s + GRANT_PERIOD_S
@@ -163,9 +185,14 @@ class Kx:
                 effects += self._ask_for_grant(link)
         return effects
 
-    def receive_note(self, node: NodeId, octets: bytes) -> list[Effect]:
-        """A note of `relay.inquest.SERVICE` that a node signed. Errors: WireError."""
-        return [*self._inquests.receive(node, octets)]
+    def receive_note(self, node: NodeId, octets: bytes, service: str = INQUEST) -> list[Effect]:
+        """A note of one of NOTE_SERVICES that a node signed. Errors: WireError."""
+        if service == INQUEST:
+            return [*self._inquests.receive(node, octets)]
+        body = decode(octets, wire.AnnouncedNote)
+        if isinstance(body, wire.KeyRelayCompletion):
+            return self._initiator.noted(node, body)
+        return self._announcer.receive(node, body)
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -186,6 +213,8 @@ class Kx:
     def _dispatch(self, link: LinkId, sealed: wire.Sealed, body: wire.KxMessage) -> list[Effect]:
         if isinstance(body, wire.KeyRelay):
             return self._carrier.relay(link, sealed, body)
+        if isinstance(body, wire.RelayPad):
+            return self._announcer.pad(link, sealed, body)
         if isinstance(body, wire.KeyRelayCompletion) and self._carrier.is_known(body.relay_id):
             return self._carrier.completed(link, sealed, body)
         self._hops.authenticate(link, sealed)
@@ -193,6 +222,7 @@ class Kx:
             case wire.KeyRelayCompletion():
                 return self._initiator.completed(link, body)
             case wire.KeyVoid():
+                self._announcer.void(body.relay_id)
                 return self._carrier.voided(body)
             case wire.PoolGrantRequest():
                 return self._grant(link, body)

@@ -23,6 +23,8 @@ ROUTES_MAX = 8
 """Disjoint routes of one cargo."""
 SEGMENT_NUMBER_MAX = 0xFFFFFFFF
 SEGMENT_OCTETS_MAX = 8 << 20
+PART_OCTETS_MAX = SEGMENT_OCTETS_MAX + 1024
+"""Of a cargo or a share of one, with what a share has before it."""
 _PLACE_MAX = 1 << 40
 """Far above any block number or size, far below what an SQLite integer holds."""
 _Place = Annotated[int, msgspec.Meta(ge=0, le=_PLACE_MAX)]
@@ -32,6 +34,7 @@ _NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 SlicesOnWire = list[tuple[_Place, _Place, _Length]]
 """Block, offset, octets of each piece of link key."""
 VENDOR_CHARACTERS_MAX = 1000
+RelayId = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class Sealed(Message, frozen=True, tag="sealed"):
@@ -82,7 +85,7 @@ class KeyRelay(Message, frozen=True, tag="key-relay"):
     the keys stand CONFIRM_OCTETS that key the end-to-end confirmation; a segment has them in its head.
     """
 
-    relay_id: str
+    relay_id: RelayId
     route: list[str]
     initiator: str
     targets: list[str]
@@ -103,7 +106,7 @@ class KeyRelay(Message, frozen=True, tag="key-relay"):
 class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
     """Back: the keys are stored at the target's node, or what went wrong where."""
 
-    relay_id: str
+    relay_id: RelayId
     is_stored: bool
     confirm: bytes
     """A tag of what is stored, under octets of it that are used for nothing else; empty where nothing is."""
@@ -117,10 +120,17 @@ class KeyRelayCompletion(Message, frozen=True, tag="key-relay-completion"):
     """The links over which shares came that do not go with the others."""
 
 
+class RelayPad(Message, frozen=True, tag="relay-pad"):
+    """Forward, where XORs are announced: the sender has taken these octets of the link for the relay."""
+
+    relay_id: RelayId
+    pad: SlicesOnWire
+
+
 class KeyVoid(Message, frozen=True, tag="key-void"):
     """Forward: the initiator was not given these keys; whoever stores them destroys them."""
 
-    relay_id: str
+    relay_id: RelayId
     route: list[str]
     key_ids: list[str]
     initiator: str
@@ -140,7 +150,34 @@ class PoolGrant(Message, frozen=True, tag="pool-grant"):
     slices: SlicesOnWire
 
 
-KxMessage = KeyRelay | KeyRelayCompletion | KeyVoid | PoolGrantRequest | PoolGrant
+KxMessage = KeyRelay | KeyRelayCompletion | RelayPad | KeyVoid | PoolGrantRequest | PoolGrant
+
+
+ANNOUNCED_SERVICE = "relay-announced"
+"""Of the notes of `relay.announced`."""
+
+
+class Order(Message, frozen=True, tag="relay-order"):
+    """In a note to every node of a route but the first: relay this by announced XORs (`relay.announced`)."""
+
+    relay: KeyRelay
+    """What is to be relayed; `hops` is of the first link, `ciphertext` what the initiator's node announces: the cargo
+    XOR its octets of that link. None: these are the cargo."""
+    octets: Annotated[int, msgspec.Meta(ge=1, le=PART_OCTETS_MAX)]
+    """Of every link."""
+
+
+class Announcement(Message, frozen=True, tag="relay-announcement"):
+    """In a note to the last node of a route: the XOR of what the sender has of the two links beside it."""
+
+    relay_id: RelayId
+    octets: bytes
+    hop: Hop
+    """Of the link onward."""
+
+
+AnnouncedNote = Order | Announcement | KeyRelayCompletion
+"""What the notes of `relay.announced` hold; the last: back to the initiator's node."""
 
 
 def parse(octets: bytes) -> tuple[Sealed, KxMessage]:

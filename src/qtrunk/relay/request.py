@@ -18,6 +18,8 @@ class Group:
     """By ID, in the order of their numbers."""
     open: set[str] = field(default_factory=set)
     """Those that were not answered yet."""
+    by_note: set[str] = field(default_factory=set)
+    """Those by announced XORs, whose answers come in notes."""
     doubted: set[str] = field(default_factory=set)
     """Those that were changed, or their answer."""
     taken: list[wire.KeyRelay] = field(default_factory=list)
@@ -53,6 +55,8 @@ class Request:
     segment: int
     """0: keys of their own."""
     deadline_s: float
+    is_announced: bool = False
+    """By announced XORs where there are relays; a second attempt goes hop by hop, whatever was wrong with the first."""
     attempt: int = 1
     avoided: frozenset[LinkId] = frozenset()
     key_ids: list[KeyId] = field(default_factory=list)

@@ -112,6 +112,22 @@ def test_a_receipt_tells_where_a_key_came_from_and_never_the_key(small_lab):
     assert small_lab.qtrunk("keys", "show", "7a8a2fd6-2d2c-4a0e-8f0a-3d1f5f0b9c11", check=False).returncode == 1
 
 
+def test_keys_are_relayed_by_announced_xors_where_a_tenant_wants_it(small_lab):
+    """A key for two targets comes from no pool, so its relay is this one."""
+    request = {"number": 2, "size": 256, "additional_slave_SAE_IDs": ["swift-b"]}
+    status, _, answer = raw(small_lab, "swift-a", "POST", "/api/v1/keys/swift-c/enc_keys", json.dumps(request))
+    assert status == 200
+    for target in ("swift-b", "swift-c"):
+        names = {"key_IDs": [{"key_ID": key["key_ID"]} for key in answer["keys"]]}
+        found = raw(small_lab, target, "POST", "/api/v1/keys/swift-a/dec_keys", json.dumps(names))
+        assert (found[0], found[2]["keys"]) == (200, answer["keys"])
+    record = json.loads(small_lab.qtrunk("keys", "show", answer["keys"][0]["key_ID"], "--format", "json").stdout)
+    stored = {node: found["stored"]["receipt"] for node, found in record["nodes"].items() if "stored" in found}
+    # Between neighbours there is nobody to announce anything.
+    assert {node: receipt.get("relay") for node, receipt in stored.items()} == {"bert": None, "cleo": "announced"}
+    assert [hop["link"] for hop in stored["cleo"]["hops"]] == ["ada-bert", "bert-cleo"]
+
+
 def test_what_falls_with_a_node_is_said_by_tenant_and_pair(small_lab):
     assert small_lab.client(BANK).get_keys(VAULT, 3, 256)
     topology = json.loads(small_lab.qtrunk("status", "--format", "json").stdout)

@@ -42,15 +42,23 @@ class Connection:
 
     def get(self, path: str) -> Document:
         """LabError for anything but 200 and JSON."""
+        return self._ask("GET", path)
+
+    def post(self, path: str, body: Document) -> Document:
+        """The same with something to say."""
+        return self._ask("POST", path, json.dumps(body))
+
+    def _ask(self, method: str, path: str, body: str | None = None) -> Document:
+        what = f"{method} {path.split('?')[0]}"
         try:
-            self._connection.request("GET", path)
+            self._connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             response = self._connection.getresponse()
             octets = response.read()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            raise LabError(f"GET {path.split('?')[0]}: {error!r}") from error
+            raise LabError(f"{what}: {error!r}") from error
         if response.status != http.client.OK:
-            raise LabError(f"GET {path.split('?')[0]}: {response.status}")
+            raise LabError(f"{what}: {response.status}")
         found: Document = json.loads(octets)
         return found
 

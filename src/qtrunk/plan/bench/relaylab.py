@@ -1,12 +1,15 @@
-"""Relay over ten hops by real node processes: pools of SAEs at the two ends of a row of eleven nodes fill from empty.
+"""Relay over ten hops by real node processes: pools of SAEs at the two ends of a row of eleven nodes fill from empty,
+and keys that lie in no pool are asked for, hop by hop and by announced XORs.
 
 A lab of eleven nodes is made and stopped; its links, whose fibre is next to dark, are given key through the production
 store; then it is started again. The nodes fill the pools ahead as they always do (`node.ahead`):
-TLS 1.3 between them, every octet of link key recorded on the disk before it is used, hybrid keys. Nobody asks for keys.
-What counts is what lies in the pools, as the nodes' own status has it, and the wall clock.
+TLS 1.3 between them, every octet of link key recorded on the disk before it is used, hybrid keys. What counts is what
+lies in the pools, as the nodes' own status has it, or when a request is answered, and the wall clock. A key for two
+targets comes from no pool: such a request waits for its relay.
 """
 
 import os
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from qtrunk.kms.store import KeyStore
 from qtrunk.plan.bench.figures import Figure
 from qtrunk.plan.bench.lab import Connection, Lab, cpu_s
 from qtrunk.plan.bench.relay import BLOCK_OCTETS, HOPS, KEY_OCTETS, Clock, block
+from qtrunk.topology import ANNOUNCED, HOP_BY_HOP
 
 PAIRS = 2
 """Of SAEs at the two ends; each has a pool for either way."""
@@ -29,22 +33,36 @@ LINK_OCTETS = 2 * PAIRS * (POOL_OCTETS + (1 << 20))
 LOOK_S = 0.25
 WINDOW_S = 5.0
 WITHIN_S = 240.0
+START_S = 30.0
+REQUESTS = 60
+"""For fresh keys, in each way of relaying."""
 FULL = 0.95
 """Part of what all pools want that ends a run."""
 
 
+def _row(saes: Sequence[str], more: str) -> str:
+    nodes = [f"n{number}" for number in range(HOPS + 1)]
+    head = f'name = "row"\ntrunks = [{nodes}]\nsaes = {list(saes)}\n'.replace("'", '"')
+    # A block of light that is not over before all is done, and next to no pulses in it.
+    link = "[link]\nlength_km = 50\nclock_hz = 1e6\nclock_fraction = 0.001\nblock_s = 600\nlatency_s = 600\n"
+    return head + link + more
+
+
 def topology() -> str:
     """The row, and pools of POOL_OCTETS each."""
-    nodes = [f"n{number}" for number in range(HOPS + 1)]
-    saes = [name for number in range(PAIRS) for name in (f"first-{number}@{nodes[0]}", f"last-{number}@{nodes[-1]}")]
+    saes = [name for number in range(PAIRS) for name in (f"first-{number}@n0", f"last-{number}@n{HOPS}")]
     demands = [
         f'[[demands]]\nbetween = ["first-{number}", "last-{number}"]\nrate_bps = {8 * POOL_OCTETS / 60:.0f}\n'
         for number in range(PAIRS)
     ]
-    head = f'name = "row"\ntrunks = [{nodes}]\nsaes = {saes}\n'.replace("'", '"')
-    # A block of light that is not over before all is done, and next to no pulses in it.
-    link = "[link]\nlength_km = 50\nclock_hz = 1e6\nclock_fraction = 0.001\nblock_s = 600\nlatency_s = 600\n"
-    return head + link + "".join(demands)
+    return _row(saes, "".join(demands))
+
+
+def topology_of_requests() -> str:
+    """The row, with an initiator and two targets of a tenant for each way of relaying."""
+    tenants = "".join(f'[tenants.{way}]\nsaes = ["{way}-*"]\nrelay = "{way}"\n' for way in (HOP_BY_HOP, ANNOUNCED))
+    saes = [f"{way}-{end}" for way in (HOP_BY_HOP, ANNOUNCED) for end in ("first@n0", f"one@n{HOPS}", f"two@n{HOPS}")]
+    return _row(saes, tenants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +74,7 @@ class _Sample:
     cpu_s: float
 
 
-class _Row(Lab):
+class _RowLab(Lab):
     """The lab, and what is done with it."""
 
     def fill(self, octets: int) -> None:
@@ -99,7 +117,7 @@ class _Row(Lab):
 
 def node_processes(_runs: int, _with_rivals: bool) -> list[Figure]:
     """Keys a second of the wall clock into the pools, from when the first lie there until all are full."""
-    with _Row.running(topology(), lambda made: made.fill(LINK_OCTETS)) as lab:
+    with _RowLab.running(topology(), lambda made: made.fill(LINK_OCTETS)) as lab:
         samples = [sample for sample in lab.samples() if sample.octets]
     first, last = samples[0], samples[-1]
     keys = (last.octets - first.octets) / KEY_OCTETS
@@ -115,6 +133,51 @@ def node_processes(_runs: int, _with_rivals: bool) -> list[Figure]:
             f"lowest and highest: within {WINDOW_S:g} s",
         )
     ]
+
+
+def fresh_requests(_runs: int, _with_rivals: bool) -> list[Figure]:
+    """How long a key takes that has to be relayed first, by announced XORs and hop by hop."""
+    took_ms: dict[str, list[float]] = {way: [] for way in (HOP_BY_HOP, ANNOUNCED)}
+    with _RowLab.running(topology_of_requests(), lambda made: made.fill(1 << 20)) as lab:
+        ends = {way: Connection.to(lab.end(f"{way}-first", f"{way}-one")) for way in took_ms}
+        for way, end in ends.items():
+            _ask_at_last(end, way)
+        for _ in range(REQUESTS):
+            # In turns, so that both meet the same machine.
+            for way, end in ends.items():
+                began_s = time.perf_counter()
+                _ask(end, way)
+                took_ms[way].append(1000 * (time.perf_counter() - began_s))
+    return [
+        Figure(
+            name=f"a fresh 256-bit key over {HOPS} hops by announced XORs",
+            value=statistics.median(took_ms[ANNOUNCED]),
+            unit="ms",
+            samples=tuple(took_ms[ANNOUNCED]),
+            is_less_better=True,
+            rival="hop by hop",
+            rival_value=statistics.median(took_ms[HOP_BY_HOP]),
+            note=f"{HOPS + 1} node processes; from the request of an SAE for a key of two targets to its answer, "
+            f"{REQUESTS} of each in turns",
+        )
+    ]
+
+
+def _ask(end: Connection, way: str) -> None:
+    body = {"number": 1, "size": 256, "additional_slave_SAE_IDs": [f"{way}-two"]}
+    end.post(f"/api/v1/keys/{way}-one/enc_keys", body)
+
+
+def _ask_at_last(end: Connection, way: str) -> None:
+    """Until it is answered: a lab that has just come up has no routes yet."""
+    until_s = time.monotonic() + START_S
+    while True:
+        try:
+            return _ask(end, way)
+        except LabError:
+            if time.monotonic() > until_s:
+                raise
+            time.sleep(LOOK_S)
 
 
 def _rates(samples: Sequence[_Sample]) -> Iterator[float]:

@@ -44,6 +44,7 @@ MAKERS: dict[str, Maker] = {
     "network.switchover": switchover.switchover,
     "network.relay": relay.ten_hops,
     "network.processes": relaylab.node_processes,
+    "network.requests": relaylab.fresh_requests,
 }
 """A benchmark is one line here."""
 

@@ -23,6 +23,7 @@ from qtrunk.base.wire import FRAME_HEADER_OCTETS, decode
 from qtrunk.kms.store import KeyStore
 from qtrunk.kms.vendorwords import AUTH_OCTETS, Offer, Resolve, Tagged
 from qtrunk.node.channel import Hello
+from qtrunk.node.notes import Note
 from qtrunk.relay import messages as kx
 from qtrunk.stages import QkdKey
 from qtrunk.topology import Topology
@@ -55,6 +56,8 @@ class Checks:
     """The request by which a target got a key."""
     relayed: dict[tuple[str, str], dict[bytes, None]] = field(default_factory=dict)
     """What relays saw, by initiator and target."""
+    first_pads: dict[str, bytes] = field(default_factory=dict)
+    """Octets of the first link of relays by announced XORs."""
     portions: dict[tuple[LinkId, int, int], bytes] = field(default_factory=dict)
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -156,6 +159,8 @@ class Checks:
         if service.service == "kx":
             if payload[:1] == b"\0":
                 self._relay_said(link, payload[1:])
+            elif payload[:1] == b"\2":
+                self._node_said(payload[1:])
         elif service.service == "vendor":
             self._vendor_said(link, payload)
 
@@ -165,16 +170,34 @@ class Checks:
         if isinstance(body, kx.KeyRelay):
             self.use(link, body.pad, "a pad")
             self._note_relayed(link, body)
+        elif isinstance(body, kx.RelayPad):
+            self.use(link, body.pad, "octets of a relay")
+            self.first_pads.setdefault(body.relay_id, self._octets(link, body.pad))
+
+    def _node_said(self, octets: bytes) -> None:
+        """A note leaves a machine: the relays of a route know the cargo once they have heard what is announced."""
+        note = decode(octets, Note)
+        if note.service != kx.ANNOUNCED_SERVICE:
+            return
+        body = decode(note.octets, kx.AnnouncedNote)
+        if isinstance(body, kx.Order):
+            octets = self.first_pads[body.relay.relay_id]
+            if body.relay.ciphertext:
+                octets = bytes(a ^ b for a, b in zip(octets, body.relay.ciphertext, strict=True))
+            for target in body.relay.targets:
+                self.relayed.setdefault((body.relay.initiator, target), {})[octets] = None
+
+    def _octets(self, link: LinkId, slices: Iterable[tuple[int, int, int]]) -> bytes:
+        return b"".join(
+            next(iter(self._block(link, number).held.values()))[offset : offset + length]
+            for number, offset, length in slices
+        )
 
     def _note_relayed(self, link: LinkId, body: kx.KeyRelay) -> None:
         """What travels, as both ends of the hop know it; relays are the ends that are not ends of the route."""
         if len(body.route) < 3:
             return
-        pad = b"".join(
-            next(iter(self._block(link, number).held.values()))[offset : offset + length]
-            for number, offset, length in body.pad
-        )
-        octets = bytes(a ^ b for a, b in zip(pad, body.ciphertext, strict=True))
+        octets = bytes(a ^ b for a, b in zip(self._octets(link, body.pad), body.ciphertext, strict=True))
         for target in body.targets:
             self.relayed.setdefault((body.initiator, target), {})[octets] = None
 

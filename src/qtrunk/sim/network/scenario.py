@@ -13,12 +13,27 @@ from qtrunk.sim.network.customers import Customers
 from qtrunk.sim.network.dice import Dice
 from qtrunk.sim.network.faults import FAULTS, Faults
 from qtrunk.sim.network.trial import Trial
-from qtrunk.topology import Demand, KeyApi, Link, Node, Sae, Tenant, Topology, VendorEnd, VendorSource, link_id
+from qtrunk.topology import (
+    ANNOUNCED,
+    HOP_BY_HOP,
+    Demand,
+    KeyApi,
+    Link,
+    Node,
+    Sae,
+    Tenant,
+    Topology,
+    VendorEnd,
+    VendorSource,
+    link_id,
+)
 
 FAULTS_S = 15.0
 HEALED_S = 240.0
 """After the last fault is over, every pair must have fresh keys within so long, and the alarms must be gone."""
 QUIET_S = 2.0
+ANNOUNCED_FROM = 1_000_000
+"""In the networks of seeds from here on, keys are relayed by announced XORs; in those before, hop by hop."""
 BLOCK_KEYS, KEY_BITS = 16, 2048
 STANDING_ALARMS = frozenset({"RelayAuthenticationFailed", "RelayProtocolError", "RelayTampered", "NoteRefused"})
 """These say that something happened; nothing clears them."""
@@ -55,10 +70,10 @@ def plan(seed: int) -> Plan:
     """The scenario of a seed."""
     dice = Dice(f"qtrunk {seed}").child("plan")
     kinds = tuple(kind for kind in FAULTS if dice.chance(0.35))
-    return Plan(seed, network(dice), kinds)
+    return Plan(seed, network(dice, ANNOUNCED if seed >= ANNOUNCED_FROM else HOP_BY_HOP), kinds)
 
 
-def network(dice: Dice) -> Topology:
+def network(dice: Dice, relay: str = HOP_BY_HOP) -> Topology:
     """A small network: a row, a ring, or a ring with a tail."""
     shape = dice.pick(["row", "ring", "ring", "tail"])
     count = dice.whole(3, 5)
@@ -79,7 +94,7 @@ def network(dice: Dice) -> Topology:
         links=tuple(vendor_link(*dice.shuffled(pair)) for pair in pairs),
         saes=tuple(saes),
         demands=tuple(wanted),
-        tenants=(Tenant(id="default", hybrid=policy),),
+        tenants=(Tenant(id="default", hybrid=policy, relay=relay),),
         key_api=KeyApi(retry_window_s=10.0),
     )
 
