@@ -436,6 +436,16 @@ def test_after_a_damaged_journal_nothing_that_lay_there_is_given_out(ends: Ends)
     assert ends.take()
 
 
+def test_a_store_opens_though_an_epsilon_in_it_was_infinite(ends: Ends) -> None:
+    """JSON has no infinity; such a segment is worth nothing to who asks for a bound, and harms nobody else."""
+    for pools, side in zip(ends.pools, (INITIATED, COLLECTED), strict=True):
+        pools.add(side, A, B, 1, Secret(os.urandom(HEAD_OCTETS + 640)), {"epsilon": float("inf")}, FOR_EVER)
+    ends.crash()
+    quality = ends.pools[0].quality(A, B)
+    assert quality is not None
+    assert quality.epsilon == float("inf")
+
+
 def test_a_number_is_used_once(ends: Ends) -> None:
     ends.fill(64)
     with pytest.raises(StoreError, match="was here before"):

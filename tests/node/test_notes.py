@@ -8,7 +8,7 @@ from qtrunk.base.errors import AuthenticationFailed, RouteUnavailable, WireError
 from qtrunk.base.ids import NodeId
 from qtrunk.base.wire import decode, encode
 from qtrunk.crypto.hybrid import HybridEnd
-from qtrunk.node.notes import AGE_MAX_S, Note, Notes
+from qtrunk.node.notes import AGE_MAX_S, Note, Notes, _Numbers
 from qtrunk.relay.route import route
 from qtrunk.topology import Node, trunk
 
@@ -202,6 +202,14 @@ def test_a_service_may_have_its_notes_overtaken_and_takes_each_once(world):
             world.notes["c"].receive(frames[number])
     world.notes["c"].receive(frames[4])
     assert world.heard == [b"3", b"1", b"0", b"2", b"5", b"4"]
+
+
+def test_a_number_of_a_clock_that_was_ahead_counts_once_even_when_its_time_comes():
+    numbers, now_s = _Numbers(), 1.7e9
+    ahead = int((now_s + 3600) * 1000)
+    assert numbers.take(ahead, 10_000, now_s + 3600)
+    assert numbers.take(int(now_s * 1000), 10_000, now_s)
+    assert not numbers.take(ahead, 10_000, now_s + 3590)
 
 
 def test_the_numbers_that_are_kept_are_those_of_the_last_while(world):

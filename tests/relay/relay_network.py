@@ -57,7 +57,7 @@ class Network:
             kek = Secret(os.urandom(32))
             self.stores[node.id] = KeyStore.open(self.directory / node.id, node.id, kek, self.clock)
             self.machines[node.id] = Kx(node.id, self.topology, self.stores[node.id], Dice(), self.clock)
-            self.machines[node.id].has_notes = True
+            self.machines[node.id].use_notes(lambda _node: True)
         for link in self.topology.links:
             self.fill(link.id, 1, 40_000)
             for node in (link.alice, link.bob):

@@ -162,7 +162,8 @@ def quality_of(receipt: dict[str, Any]) -> Quality:
     protection = str(receipt.get("protection", "qkd"))
     routes = receipt.get("routes", [])
     return Quality(
-        epsilon=float(receipt.get("epsilon", 0.0)),
+        # JSON has no infinity: what was that is null.
+        epsilon=float("inf" if (epsilon := receipt.get("epsilon", 0.0)) is None else epsilon),
         hops=max((len(nodes) - 1 for nodes in routes), default=0),
         routes=int(receipt.get("needed", 1)),
         is_qkd="qkd" in protection,

@@ -68,7 +68,7 @@ class KxRunner:
     def use_notes(self, notes: Notes) -> None:
         """Take notes that come in, and let the machine say by notes what it has to."""
         self.receive_note = notes.receive
-        self._machine.has_notes = True
+        self._machine.use_notes(notes.knows)
         for service in kx.NOTE_SERVICES:
             self._notes[service] = notes.service(service)
             notes.serve(service, partial(self._receive_for_machine, service), OVERTAKING_S)

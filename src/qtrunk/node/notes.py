@@ -30,7 +30,7 @@ NOTE_OCTETS_MAX = 16 << 20
 _Name = Annotated[str, msgspec.Meta(max_length=80)]
 
 
-class Note(Message, frozen=True, tag="note"):
+class Note(Message, frozen=True, tag="note", omit_defaults=True):
     """One note on its way."""
 
     sender: _Name
@@ -67,7 +67,7 @@ class _Numbers:
             self.last = max(last, number)
             return number > last
         stretch = number // overtaking_ms
-        if number <= last and (stretch < last // overtaking_ms - 1 or number in self.near.get(stretch, ())):
+        if number in self.near.get(stretch, ()) or (number <= last and stretch < last // overtaking_ms - 1):
             return False
         self.last = max(last, number)
         self.near.setdefault(stretch, set()).add(number)

@@ -3,7 +3,8 @@
 The octets that travel are the QKD part of the cargo. With a hybrid seed (`crypto.hybrid`) both ends add its mask, and
 only the sum is key. CONFIRM_OCTETS of the sum are never given to anyone: they key a Wegman-Carter tag of all the rest,
 which the target's node sends back, so that the initiator's node gives out nothing that the two do not hold alike,
-whatever a relay has done to it.
+whatever is done to it by those who do not know the sum. A relay of a cargo that is neither hybrid nor in shares does
+know it, and could make the ends differ unnoticed, as it could give the key away.
 """
 
 from collections.abc import Sequence

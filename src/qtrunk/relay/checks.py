@@ -137,7 +137,11 @@ def check_answer_hops(topology: Topology, hops: Sequence[wire.Hop], routes: Sequ
     """The same of an answer: all hops of several routes, one route after the other."""
     at = 0
     for nodes in routes:
-        links = tuple(topology.link_between(NodeId(a), NodeId(b)).id for a, b in pairwise(nodes))
+        try:
+            links = tuple(topology.link_between(NodeId(a), NodeId(b)).id for a, b in pairwise(nodes))
+        except KeyError as error:
+            # The route was good when the relay began.
+            raise WireError("hops: over a link that is not in the network any more") from error
         check_hops(hops[at : at + len(links)], nodes, links)
         at += len(links)
     if at != len(hops):

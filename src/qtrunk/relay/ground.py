@@ -30,8 +30,8 @@ class Ground:
     hops: Hops
     inquests: Inquests
     hybrid: HybridPort | None = None
-    has_notes: bool = False
-    """Whether this node can tell nodes that are no neighbours something, and be told."""
+    hears: Callable[[NodeId], bool] = lambda _node: False
+    """Whether a node can be told something in a note, and believed."""
 
     def links(self, nodes: Sequence[str]) -> tuple[LinkId, ...]:
         """The links along a route; one that was taken out of the network meanwhile is not among them."""
@@ -47,8 +47,8 @@ class Ground:
         return max(one.routes_min for one in tenants), max(one.routes_spare for one in tenants)
 
     def is_announced(self, initiator: SaeId) -> bool:
-        """Whether keys of an initiator are relayed by announced XORs."""
-        return self.has_notes and self.topology.tenant_of(initiator).relay == ANNOUNCED
+        """Whether keys of an initiator are to be relayed by announced XORs."""
+        return self.topology.tenant_of(initiator).relay == ANNOUNCED
 
     def origin(self, initiator: str) -> str:
         """Where an initiator's keys were before they came into this network, for receipts."""

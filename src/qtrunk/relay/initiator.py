@@ -20,7 +20,7 @@ from qtrunk.crypto.hybrid import SEED_OCTETS, Wrapped
 from qtrunk.kms.consume import INITIATED
 from qtrunk.relay import messages as wire
 from qtrunk.relay import shares
-from qtrunk.relay.announced import order_note
+from qtrunk.relay.announced import order_of
 from qtrunk.relay.cargo import CONFIRM_OCTETS, confirmation, keys_of, masked, protection, receipt, relay_context
 from qtrunk.relay.checks import check_answer_hops, check_request, is_segment_size
 from qtrunk.relay.effects import Effect, Failed, Report, Supplied
@@ -144,7 +144,7 @@ class Initiator:
             why = "the relay of the keys took too long: no answer over "
             why += ", ".join("-".join(relay.route) for relay in silent)
             avoided = {link for relay in silent for link in self._ground.links(relay.route)}
-            effects += self._retry(request, why, avoided)
+            effects += self._retry(request, why, avoided, is_silence=True)
             for relay in silent:
                 effects += self._ground.inquests.open(relay.relay_id, is_silence=True)
         return effects
@@ -259,7 +259,7 @@ class Initiator:
         relays: dict[str, wire.KeyRelay] = {}
         by_note: set[str] = set()
         for body, part, (pad, tag_key), link in zip(bodies, parts, pads, links, strict=True):
-            is_announced = request.is_announced and len(body.route) > 2
+            is_announced = request.is_announced and len(body.route) > 2 and self._is_heard(body.route[1:])
             self._ground.inquests.note_sent(body, pad.material if is_announced else part, is_announced=is_announced)
             relay = msgspec.structs.replace(
                 body,
@@ -268,17 +268,21 @@ class Initiator:
                 hops=[hops.record(link, pad.slices)],
             )
             if is_announced:
-                said = wire.RelayPad(relay_id=relay.relay_id, pad=relay.pad)
                 # Where the pad becomes the cargo, there is nothing to announce.
                 ciphertext = b"" if part is pad.material else relay.ciphertext
                 relay = msgspec.structs.replace(relay, pad=[], ciphertext=ciphertext)
-                effects += [hops.seal(link, said, tag_key), order_note(relay, len(part))]
+                order, order_digest = order_of(relay, len(part))
+                said = wire.RelayPad(relay_id=relay.relay_id, pad=on_wire(pad.slices), order=order_digest)
+                effects += [hops.seal(link, said, tag_key), order]
                 by_note.add(relay.relay_id)
             else:
                 effects.append(hops.seal(link, relay, tag_key))
             # What was sent is not sent again.
             relays[relay.relay_id] = msgspec.structs.replace(relay, ciphertext=b"")
         return Group(node=node, needed=needed, relays=relays, by_note=by_note), octets, effects
+
+    def _is_heard(self, nodes: Sequence[str]) -> bool:
+        return all(self._ground.hears(NodeId(node)) for node in nodes)
 
     def _bodies(self, ways: Sequence[tuple[NodeId, ...]], needed: int, words: wire.KeyRelay) -> list[wire.KeyRelay]:
         group, count = self._ground.uuid(), len(ways)
@@ -358,17 +362,17 @@ class Initiator:
     def completed(self, link: LinkId, body: wire.KeyRelayCompletion) -> list[Effect]:
         """An answer from a target's node, or from who could not pass the cargo on."""
         request, group = self._asked(body.relay_id)
+        if group is not None and body.relay_id in group.by_note:
+            raise WireError("completion: of a relay whose answer is a note")
         return self._heard(request, group, body, link)
 
     def noted(self, node: NodeId, body: wire.KeyRelayCompletion) -> list[Effect]:
         """The same in a note, from the node that signed it: any of the route may refuse, the last one has stored."""
         request, group = self._asked(body.relay_id)
-        if group is None:
-            return self._heard(None, None, body, None)
-        route = group.relays[body.relay_id].route
-        if body.relay_id not in group.by_note or node not in route[1:] or (body.is_stored and node != route[-1]):
+        route = self._ground.inquests.announced_route(body.relay_id)
+        if node not in route[1:] or (node != route[-1] and (body.is_stored or body.wrong)):
             raise WireError(f"completion: node {node} has no say in it")
-        return self._heard(request, group, body, self._ground.hops.between(route, 0))
+        return self._heard(request, group, body, self._ground.hops.between(route, 0) if group is not None else None)
 
     def _asked(self, relay_id: str) -> tuple[Request | None, Group | None]:
         for request in self._requests.values():
@@ -466,8 +470,12 @@ class Initiator:
                 self._ground.inquests.watch(relay_id, request.deadline_s)
         return [Supplied(request.request_id, keys, how), *self._suspect(request)]
 
-    def _retry(self, request: Request, why: str, links: Collection[LinkId]) -> list[Effect]:
-        """Void what was stored and try another route; without one, say why."""
+    def _retry(
+        self, request: Request, why: str, links: Collection[LinkId], *, is_silence: bool = False
+    ) -> list[Effect]:
+        """Void what was stored and try another route; without one, say why. Where notes of a relay by announced XORs
+        were met by silence, the same route may do hop by hop.
+        """
         effects = [*self._void(request), *self._suspect(request)]
         self._requests.pop(request.request_id, None)
         again = Request(
@@ -488,14 +496,21 @@ class Initiator:
         if again.attempt > ATTEMPTS_MAX:
             again.wipe()
             return [*effects, Failed(request.request_id, KeyExhausted(why))]
-        try:
-            for node in self._by_node(request.targets):
-                if node != self._ground.node:
-                    self._routes(again, node)
-        except RouteUnavailable:
+        if not self._has_routes(again) and is_silence and any(group.by_note for group in request.groups):
+            again.avoided = request.avoided
+        if not self._has_routes(again):
             again.wipe()
             return [*effects, Failed(request.request_id, KeyExhausted(f"{why}; there is no other route"))]
         return effects + self._start(again)
+
+    def _has_routes(self, request: Request) -> bool:
+        try:
+            for node in self._by_node(request.targets):
+                if node != self._ground.node:
+                    self._routes(request, node)
+        except RouteUnavailable:
+            return False
+        return True
 
     def _suspect(self, request: Request) -> list[Effect]:
         """Say which routes changed something, and ask who did."""

@@ -39,6 +39,8 @@ MEMORY_S = 60.0
 ANSWER_S = 4.0
 ASK_PERIOD_S = 1.0
 PAIRS_MAX = 64
+IMPLIED_OCTETS = 48
+"""Of the digests of all links of a route by announced XORs, together; a share's salt has 64."""
 RECORDS_MAX = 1 << 16
 _Digest = Annotated[bytes, msgspec.Meta(max_length=32)]
 _Id = Annotated[str, msgspec.Meta(max_length=64)]
@@ -90,6 +92,8 @@ class _Record:
 
     until_s: float
     said: Statement
+    asker: str = ""
+    """Who may ask: the initiator's node, where it is known."""
     route: tuple[str, ...] = ()
     """Where this node is the initiator's."""
     is_announced: bool = False
@@ -123,22 +127,37 @@ class Inquests:
     def note_sent(self, body: wire.KeyRelay, octets: Secret, *, is_announced: bool = False) -> None:
         """This node, the initiator's, sends a cargo or a share of it out; where XORs are announced, `octets` are those
         of the first link."""
-        self._note(body.relay_id, tuple(body.route), sent=digest(body, octets))
+        sent = self.implied(body, octets) if is_announced else digest(body, octets)
+        self._note(body.relay_id, body.route[0], tuple(body.route), sent=sent)
         self._records[body.relay_id].is_announced = is_announced
 
     def note_announced(self, body: wire.KeyRelay, received: Secret, sent: Secret) -> None:
         """This relay announced the XOR of these."""
-        self._note(body.relay_id, received=digest(body, received), sent=digest(body, sent))
+        self._note(body.relay_id, body.route[0], received=self.implied(body, received), sent=self.implied(body, sent))
 
-    def note_implied(self, body: wire.KeyRelay, links: Sequence[Secret]) -> None:
-        """This node, the last, was announced XORs by which the links of the route had these octets."""
-        implied = tuple(digest(body, octets) for octets in links)
-        self._note(body.relay_id, received=implied[-1], implied=implied)
+    def note_implied(self, body: wire.KeyRelay, implied: Sequence[bytes]) -> None:
+        """This node, the last, was announced XORs by which the links of the route had octets of these digests."""
+        self._note(body.relay_id, body.route[0], received=implied[-1], implied=tuple(implied))
+
+    def implied(self, body: wire.KeyRelay, octets: Secret) -> bytes:
+        """Digest of one link's octets. Those of all links together tell no more than the salt of a share covers: they
+        differ by what was announced, so that each says something of the others. To compare, few octets are enough.
+        """
+        return digest(body, octets)[: max(2, min(32, IMPLIED_OCTETS // (len(body.route) - 1)))]
+
+    def has(self, relay_id: str) -> bool:
+        """Whether anything is known of a relay."""
+        return relay_id in self._records
+
+    def announced_route(self, relay_id: str) -> tuple[str, ...]:
+        """That of an own relay by announced XORs, also when it is over; of others none."""
+        record = self._records.get(relay_id)
+        return record.route if record is not None and record.is_announced else ()
 
     def note_passed(self, body: wire.KeyRelay, octets: Secret, *, is_last: bool) -> None:
         """A relay came here and, unless this is its last node, goes on."""
         passed = digest(body, octets)
-        self._note(body.relay_id, received=passed, sent=b"" if is_last else passed)
+        self._note(body.relay_id, body.route[0], received=passed, sent=b"" if is_last else passed)
 
     def note_answer(self, body: wire.KeyRelayCompletion, *, is_received: bool, is_sent: bool) -> None:
         """An answer came here, or leaves here, or both."""
@@ -147,13 +166,16 @@ class Inquests:
             body.relay_id, answer_received=passed if is_received else b"", answer_sent=passed if is_sent else b""
         )
 
-    def _note(self, relay_id: str, route: tuple[str, ...] = (), **digests: bytes | tuple[bytes, ...]) -> None:
+    def _note(
+        self, relay_id: str, asker: str = "", route: tuple[str, ...] = (), **digests: bytes | tuple[bytes, ...]
+    ) -> None:
         record = self._records.get(relay_id)
         if record is None:
             if len(self._records) >= RECORDS_MAX:
                 del self._records[next(iter(self._records))]
             until_s = self._clock.monotonic_s() + MEMORY_S
-            record = self._records[relay_id] = _Record(until_s, Statement(relay_id=relay_id), route)
+            record = self._records[relay_id] = _Record(until_s, Statement(relay_id=relay_id), route=route)
+        record.asker = record.asker or asker
         news = {name: value for name, value in digests.items() if value and not getattr(record.said, name)}
         # What came first counts: a replay must not change what a node states.
         record.said = msgspec.structs.replace(record.said, **news)
@@ -188,7 +210,9 @@ class Inquests:
         body = decode(octets, Question | Statement)
         if isinstance(body, Question):
             record = self._records.get(body.relay_id)
-            return [Tell(node, encode(record.said if record else Statement(relay_id=body.relay_id)))]
+            # Others than the initiator's node might ask while the cargo lives.
+            said = record.said if record and record.asker == node else Statement(relay_id=body.relay_id)
+            return [Tell(node, encode(said))]
         inquest = self._open.get(body.relay_id)
         if inquest is None:
             return []  # It came too late, or twice.
@@ -219,8 +243,9 @@ class Inquests:
         return effects
 
     def _close(self, relay_id: str) -> list[Tell | Report]:
-        inquest = self._open.pop(relay_id)
-        record = self._records[relay_id]
+        inquest, record = self._open.pop(relay_id), self._records.get(relay_id)
+        if record is None:
+            return []  # Forgotten meanwhile.
         weigh = judge_announced if record.is_announced else judge
         finding = weigh(inquest.route, record.said, inquest.statements)
         if finding.kind == "clear" and inquest.is_silence:
@@ -259,23 +284,29 @@ def judge(route: Sequence[str], own: Statement, statements: Mapping[str, Stateme
 
 
 def judge_announced(route: Sequence[str], own: Statement, statements: Mapping[str, Statement]) -> Finding:
-    """The same where XORs were announced, by what they imply: signed, so nobody can have changed those of another."""
-    last = statements.get(route[-1])
-    relays, ends = route[1:-1], {route[0], route[-1]}
+    """The same where XORs were announced, by what they imply: signed, so nobody can have changed those of another.
+
+    From the last node to the first: what a node had of the link onward must be what is implied for it, or it or
+    somebody up to the next node that was heard is wrong; what it had of the link before as well, or its sum was none.
+    """
+    last, ends = statements.get(route[-1]), {route[0], route[-1]}
+    heard = {one: said for one, said in statements.items() if said.received and said.sent}
     if last is None or len(last.implied) != len(route) - 1:
-        took_part = {one for one, said in statements.items() if said.received and said.sent}
-        return Finding("silent", tuple(one for one in relays if one not in took_part), "not all of it came")
-    for place in range(len(relays), 0, -1):
-        said = statements.get(route[place])
+        return Finding("silent", tuple(one for one in route[1:-1] if one not in heard), "not all of it came")
+    between = [route[-1]]
+    for place in range(len(route) - 2, 0, -1):
+        node, said = route[place], heard.get(route[place])
         if said is None:
-            continue
-        if said.sent != last.implied[place]:
-            suspects = tuple(one for one in route[place : place + 2] if one not in ends)
+            between.append(node)
+        elif said.sent != last.implied[place]:
+            suspects = tuple(one for one in [node, *between] if one not in ends)
             return Finding("tampered", suspects, "the cargo was changed")
-        if said.received != last.implied[place - 1]:
-            return Finding("tampered", (route[place],), "what was announced is not the sum of what it had")
+        elif said.received != last.implied[place - 1]:
+            return Finding("tampered", (node,), "what was announced is not the sum of what it had")
+        else:
+            between = [node]
     if own.sent != last.implied[0]:
-        return Finding("tampered", (route[1],), "the cargo was changed")
+        return Finding("tampered", tuple(one for one in between if one not in ends), "the cargo was changed")
     return Finding("clear")
 
 

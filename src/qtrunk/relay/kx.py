@@ -108,14 +108,11 @@ class Kx:
     def hybrid(self, port: HybridPort) -> None:
         self._ground.hybrid = port
 
-    @property
-    def has_notes(self) -> bool:
-        """Whether notes are carried, set by who wires the machine. Without them nothing goes by announced XORs."""
-        return self._ground.has_notes
-
-    @has_notes.setter
-    def has_notes(self, has_notes: bool) -> None:
-        self._ground.has_notes = has_notes
+    def use_notes(self, hears: Callable[[NodeId], bool]) -> None:
+        """Set by who carries notes: `hears` says of a node whether it can be told something, and believed. Nothing goes
+        by announced XORs over others.
+        """
+        self._ground.hears = hears
 
     # ── what the node asks ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -192,7 +189,7 @@ class Kx:
         body = decode(octets, wire.AnnouncedNote)
         if isinstance(body, wire.KeyRelayCompletion):
             return self._initiator.noted(node, body)
-        return self._announcer.receive(node, body)
+        return self._announcer.receive(node, body, octets)
 
     # ── messages ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,7 +199,7 @@ class Kx:
             sealed, body = wire.parse(octets)
             if isinstance(body, wire.KeyRelay):
                 check_relay(self._topology, self._node, link, body)
-                if self._carrier.is_known(body.relay_id):
+                if self._carrier.is_known(body.relay_id) or self._announcer.knows(body.relay_id):
                     raise WireError("relay: seen before")
             elif isinstance(body, wire.KeyVoid):
                 check_route(self._topology, self._node, link, body.route)

@@ -30,10 +30,12 @@ _PLACE_MAX = 1 << 40
 _Place = Annotated[int, msgspec.Meta(ge=0, le=_PLACE_MAX)]
 _Length = Annotated[int, msgspec.Meta(ge=1, le=_PLACE_MAX)]
 _Number = Annotated[int, msgspec.Meta(ge=1, le=ROUTES_MAX)]
-_NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+_NotNegative = Annotated[float, msgspec.Meta(ge=0, le=1e15)]
+"""Finite: JSON, in which receipts are kept, has no other numbers."""
 SlicesOnWire = list[tuple[_Place, _Place, _Length]]
 """Block, offset, octets of each piece of link key."""
 VENDOR_CHARACTERS_MAX = 1000
+BLOCKS_OF_HOP_MAX = 8192
 RelayId = Annotated[str, msgspec.Meta(max_length=64)]
 
 
@@ -60,7 +62,7 @@ class Hop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
     link: str
     sender: str = msgspec.field(name="from")
-    blocks: list[BlockUsed]
+    blocks: Annotated[list[BlockUsed], msgspec.Meta(max_length=BLOCKS_OF_HOP_MAX)]
     epsilon: _NotNegative
     vendor: Annotated[str, msgspec.Meta(max_length=VENDOR_CHARACTERS_MAX)] = ""
     """Where the blocks are of a vendor's keys: what stands behind them."""
@@ -125,6 +127,8 @@ class RelayPad(Message, frozen=True, tag="relay-pad"):
 
     relay_id: RelayId
     pad: SlicesOnWire
+    order: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    """Digest of the order that the octets are for."""
 
 
 class KeyVoid(Message, frozen=True, tag="key-void"):
