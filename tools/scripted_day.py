@@ -242,7 +242,7 @@ class Day:
         self.run_of.qtrunk("attack", link, kind)
         self.say(begins.format(link))
         took_s = self.until(lambda: self.link(link)["state"] == "OFF", f"link {link} is OFF")
-        self.say(f"its block was destroyed {took_s:.0f} s later; the link is OFF, routes leave it")
+        self.say(f"it is seen {took_s:.0f} s later; the link is OFF, routes leave it")
         self.look(self.pause_s)
         self.run_of.qtrunk("attack", link, "none")
         self.say(ends)
@@ -293,7 +293,7 @@ Written by `make day`: the shipped topology `{name}` with real processes, {proce
 at {share:g} % of their clock, two controllers. Each tenant asks for a key at one end and collects it at the other, and again {every_s:g} s
 later. The run fails if a request fails whose two ends are alive; what failed while the tenant's own site was dead is shown,
 and excused. A cell is the keys that both ends had, and how long the slowest took. At such a share of the clock a block is {block_s:g} to {latency_s:g} s of light,
-which is how long a cut or somebody on the fibre may go unseen: at the whole clock it is seconds.
+which is how long somebody on the fibre may go unseen: at the whole clock it is seconds. A cut is seen at once.
 
 The lab was up {up_s:.0f} s after `qtrunk up`. With all links active and before any tenant asked, its processes took {percent:.0f} % of one core
 and {gigabytes:.1f} GB of memory together.

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
+import pytest
+
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.kms.key import PoolLevel
 from qtrunk.node.advert import ADVERT_PERIOD_S, STALE_S, Adverts
@@ -139,16 +141,17 @@ def test_what_was_said_of_a_link_before_it_is_known_here_counts_once_it_is():
     assert one.way("d") == "ad"
 
 
-def test_a_destroyed_block_moves_routes_away_and_only_a_hold_off_brings_them_back():
+@pytest.mark.parametrize(("what", "bad", "good"), [("last_end", "qber: 0.2", ""), ("is_dark", True, False)])
+def test_a_destroyed_block_or_lost_light_moves_routes_away_and_only_a_hold_off_brings_them_back(what, bad, good):
     clock, one, other = two_sites()
     clock.now_s += 0.1
-    other.statistics["b-c"].last_end = "qber: 0.2"
+    setattr(other.statistics["b-c"], what, bad)
     other.flooding.tick()
     one.take(other.relay.sent[-1])
     assert one.way("c") == "adc"
     assert one.relay.lost == [], "the key that was made before stays good"
     clock.now_s += 0.1
-    other.statistics["b-c"].last_end = ""
+    setattr(other.statistics["b-c"], what, good)
     other.flooding.tick()
     clock.now_s += HOLD_OFF_S - 1
     other.flooding.tick()

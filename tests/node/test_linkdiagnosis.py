@@ -74,7 +74,10 @@ class AliceWords(Words, LinkAlice):
 
 class BobWords(Words, LinkBob):
     def __init__(self):
-        """Nothing but the words above."""
+        """Nothing but the words above and below."""
+
+    def frame(self, *_slice):
+        return []
 
 
 class End:
@@ -145,6 +148,65 @@ def test_bobs_end_names_what_happened_in_status_and_alarms():
     asyncio.run(work())
 
 
+def slice_of(block: int, number: int, clicks: int, pulses: int = 1_000_000) -> device.Frame:
+    positions = np.arange(clicks, dtype=np.uint64) * np.uint64(pulses // max(1, clicks)) + np.uint64(number * pulses)
+    return device.frame_of(block, number * pulses, pulses, positions, np.zeros(clicks, np.uint8))
+
+
+def test_a_cut_is_seen_while_its_block_still_runs_and_so_is_its_end():
+    async def work() -> None:
+        end = End(Role.BOB)
+        known = end.runner.statistics
+        watch = LinkWatch(known, end.alarms, 0.0)
+        # Before a first block nobody knows what the light should be.
+        end.runner._on_module(slice_of(1, 0, 0))
+        assert not known.is_dark
+        assert end.shine() == []
+        usual = end.runner._diagnosis._norm.now
+        clicks = round(1e6 * usual.clicks / usual.pulses)
+        assert clicks > linkdiagnosis.SIGNAL_CLICKS
+        watch.plan = Expectation(gain=0.1, clicks=usual.clicks / usual.pulses, qber=0.01, secret_bps=1e5)
+
+        def see(number: int, count: int) -> tuple[bool, bool]:
+            end.runner._on_module(slice_of(2, number, count))
+            watch.look(float(number), is_full=False)
+            return known.is_dark, bool(end.text("QuantumChannelLoss"))
+
+        assert see(0, clicks) == (False, False)
+        assert see(1, clicks // 5) == (False, False), "much less is a bend"
+        assert see(2, clicks // 11) == (True, True)
+        assert "block 2 from pulse 2000000 on had 9" in end.text("QuantumChannelLoss")
+        assert known.state() == "OFF"
+        assert known.as_json()["is_dark"]
+        assert see(3, clicks // 5) == (True, True), "not yet the light of the link"
+        assert see(4, clicks // 3) == (False, False)
+        assert see(5, clicks) == (False, False)
+        # All of the block has less than a tenth of its clicks; but its end was lit.
+        end.runner._on_module(device.Finished(block=2, real_time_factor=1.0, clicks=clicks))
+        watch.look(6.0, is_full=False)
+        assert not end.text("QuantumChannelLoss")
+
+    asyncio.run(work())
+
+
+def test_slices_too_short_to_tell_are_told_together():
+    signal = linkdiagnosis.Signal()
+    for _ in range(9):
+        assert not signal.note(1000, 0, 0.01)
+    assert signal.clicks_per_pulse is None
+    assert signal.note(1000, 0, 0.01)
+    assert (signal.is_dark, signal.clicks_per_pulse) == (True, 0.0)
+    assert [signal.note(1000, 10, 0.01) for _ in range(10)] == [False] * 9 + [True]
+    assert not signal.is_dark
+
+
+def test_a_light_that_is_as_it_should_be_never_goes():
+    """Fixed seed; chance makes a tenth of a hundred clicks once in 10^30 times."""
+    dice = np.random.default_rng(11)
+    signal = linkdiagnosis.Signal()
+    assert not any(signal.note(1000, int(clicks), 0.1) for clicks in dice.poisson(100, 20_000))
+
+
 def test_alices_end_names_light_that_comes_into_her_module():
     async def work() -> None:
         end = End(Role.ALICE)
@@ -209,7 +271,7 @@ def test_blocks_that_never_end_are_forgotten():
     diagnosis = LinkDiagnosis(LINK, Role.ALICE)
     for block in range(3 * BLOCKS_MAX):
         diagnosis.finished(device.Finished(block=block, real_time_factor=1.0), replace(PULSES, block=block))
-        diagnosis.frame(block, np.array([1, 2], np.uint64))
+        diagnosis.frame(block, PULSES.count, np.array([1, 2], np.uint64))
     assert len(diagnosis._seen) == len(diagnosis._close) == BLOCKS_MAX
     assert diagnosis.verdict(0) == []
 

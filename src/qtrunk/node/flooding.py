@@ -65,8 +65,9 @@ class _Own:
     def is_doubtful(self, *, is_up: bool, now_s: float) -> bool:
         """Whether no new key may be had over it; counts failures."""
         statistics = self.end.statistics
-        self.damper.note(is_up and statistics.is_module_up and not statistics.last_end, now_s)
-        return bool(statistics.last_end) or self.damper.has_failed or self.damper.left_s(now_s) > 0.0
+        is_off = bool(statistics.last_end) or statistics.is_dark
+        self.damper.note(is_up and statistics.is_module_up and not is_off, now_s)
+        return is_off or self.damper.has_failed or self.damper.left_s(now_s) > 0.0
 
 
 class Flooding:

@@ -6,7 +6,7 @@ is decided by it: whether a block becomes key is for the proof and the monitors'
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
@@ -20,6 +20,10 @@ from qtrunk.quantum.source import SourceSettings
 from qtrunk.stages import Observations, Positions, Pulses, Role
 from qtrunk.topology import Link
 
+DARK, LIT = 0.1, 0.3
+"""Shares of the clicks that a link should have: under the first there is no light, over the second there is again."""
+SIGNAL_CLICKS = 100
+"""So many must be expected to tell: fewer than a tenth of them come by chance once in 10^30 times (Poisson)."""
 BLOCKS_MAX = 16
 """Blocks whose observables wait for their end; older ones go."""
 HYPOTHESES_MAX = 2
@@ -39,6 +43,28 @@ class Named(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Annotated[str, msgspec.Meta(max_length=REASON_MAX)]
 
 
+@dataclass(slots=True)
+class Signal:
+    """Whether light arrives at a receiver, told slice by slice: a block may take minutes, a cut is seen at once."""
+
+    is_dark: bool = False
+    clicks_per_pulse: float | None = None
+    """Of the last stretch that was long enough to tell."""
+    _pulses: int = 0
+    _clicks: int = 0
+
+    def note(self, pulses: int, clicks: int, expected_per_pulse: float) -> bool:
+        """A slice; whether the light has gone or come back with it."""
+        self._pulses += pulses
+        self._clicks += clicks
+        if self._pulses * expected_per_pulse < SIGNAL_CLICKS:
+            return False
+        was_dark, self.clicks_per_pulse = self.is_dark, self._clicks / self._pulses
+        self.is_dark = self.clicks_per_pulse < (LIT if was_dark else DARK) * expected_per_pulse
+        self._pulses = self._clicks = 0
+        return self.is_dark != was_dark
+
+
 class LinkDiagnosis:
     """Of one link end; for its worker thread alone."""
 
@@ -48,14 +74,20 @@ class LinkDiagnosis:
         self._light: SourceSettings | None = None
         self._norm: diagnosis.Norm | None = None
         self._dead_pulses = round(link.equipment.dead_time_s * link.equipment.clock_hz)
+        self.signal = Signal()
         self._close: dict[int, int] = {}
         self._seen: dict[int, diagnosis.Seen] = {}
 
-    def frame(self, block: int, positions: Positions) -> None:
-        """A slice's clicks."""
+    def frame(self, block: int, pulses: int, positions: Positions) -> bool:
+        """A slice's clicks; whether the light has gone or come back with it. Before a first block, nobody can tell."""
         here = diagnosis.close_clicks(positions, self._dead_pulses)
         self._close[block] = self._close.get(block, 0) + here
         _forget(self._close)
+        if self._norm is None:
+            return False
+        usual = self._norm.now
+        # A norm's clicks are never None: it is of whole blocks of the receiver.
+        return self.signal.note(pulses, positions.size, (usual.clicks or 0.0) / usual.pulses)
 
     def finished(self, event: Finished, pulses: Pulses) -> None:
         """The light of a block is over."""

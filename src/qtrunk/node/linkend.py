@@ -190,7 +190,11 @@ class LinkRunner(LinkWorker[SessionEffect]):
         except WireError as error:
             log.warning("link %s: %s", self.link, error)
             return session.dropped(event.block, str(error))
-        self._diagnosis.frame(event.block, positions)
+        if self._diagnosis.frame(event.block, event.pulses, positions):
+            signal = self._diagnosis.signal
+            where = f"{event.block} from pulse {event.start} on"
+            self.statistics.note_signal(where, signal.clicks_per_pulse or 0.0, is_dark=signal.is_dark)
+            log.warning("link %s: %s in block %s", self.link, "no light" if signal.is_dark else "light again", where)
         return session.frame(event.block, event.start, event.pulses, positions, bits)
 
     def _on_finished(self, event: device_messages.Finished) -> list[SessionEffect]:
@@ -198,7 +202,7 @@ class LinkRunner(LinkWorker[SessionEffect]):
         pulses = self._session.pulses_of(event.block)
         if pulses is None:  # a block that died meanwhile
             return []
-        findings = self.statistics.note_finished(event, pulses)
+        findings = self.statistics.note_finished(event, pulses, self._diagnosis.signal.clicks_per_pulse)
         self._diagnosis.finished(event, pulses)
         if not findings:
             self._alarms.clear(self.link, "MonitorLimit")

@@ -63,8 +63,11 @@ class LinkStatistics:
     """What each end makes of the last block that it made anything of: its number, the hypotheses."""
     readings: dict[str, object] = field(default_factory=dict)
     """What the own module's monitors said of the last block."""
-    _clicks: tuple[int, float] | None = None
-    """Of the last block: its number, and gates that clicked of all (receiver)."""
+    is_dark: bool = False
+    """No light arrives at the receiver, by the last of its clicks."""
+    _clicks: tuple[str, float] | None = None
+    """Of the last block, or of what showed since that the light went or came: its name, and gates that clicked of all
+    (receiver)."""
     _light_s: float = 0.0
     """How long the light of the last block took."""
     _level: PoolLevel | None = None
@@ -80,13 +83,24 @@ class LinkStatistics:
         self.is_module_up = True
         return ""
 
-    def note_finished(self, event: Finished, pulses: Pulses) -> list[monitors.Finding]:
-        """The light of a block is over: its monitors, and what about them an honest link would not show."""
+    def note_signal(self, where: str, clicks_per_pulse: float, *, is_dark: bool) -> None:
+        """The light has gone, or come back."""
+        self.is_dark = is_dark
+        self._clicks = where, clicks_per_pulse
+
+    def note_finished(
+        self, event: Finished, pulses: Pulses, clicks_per_pulse: float | None = None
+    ) -> list[monitors.Finding]:
+        """The light of a block is over: its monitors, and what about them an honest link would not show.
+
+        `clicks_per_pulse`: of its end, where that is known; the whole block may have been lit in part.
+        """
         self.real_time_factor = event.real_time_factor
         equipment = self.link.equipment
         self._light_s = pulses.count / (equipment.clock_hz * equipment.clock_fraction)
         if event.clicks is not None:
-            self._clicks = event.block, event.clicks / pulses.count
+            share = event.clicks / pulses.count if clicks_per_pulse is None else clicks_per_pulse
+            self._clicks = str(event.block), share
         found: list[monitors.Finding] = []
         readings = event.transmitter if self.role is Role.ALICE else event.receiver
         if event.transmitter is not None and self.role is Role.ALICE:
@@ -186,7 +200,7 @@ class LinkStatistics:
         has_pool = self.pool_octets() > 0
         if self.is_held:
             return "PASSIVE" if has_pool else "OFF"
-        if self.last_end:
+        if self.last_end or self.is_dark:
             return "OFF"
         if self.is_connected and self.is_module_up and self.released > 0:
             return "ACTIVE"
@@ -224,6 +238,7 @@ class LinkStatistics:
             "clock_share": self.real_time_factor * self.link.equipment.clock_fraction,
             "is_connected": self.is_connected,
             "is_module_up": self.is_module_up,
+            "is_dark": self.is_dark,
             "is_held": self.is_held,
             "readings": readings,
             **figures,

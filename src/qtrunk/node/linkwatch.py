@@ -3,7 +3,7 @@ plan. The plan is that of `qtrunk rate` for the link's loss and equipment; a ven
 
 | alarm | up | down |
 | --- | --- | --- |
-| QuantumChannelLoss | a block with under DARK of the expected clicks | one with over LIT |
+| QuantumChannelLoss | a slice, or a block, with under DARK of the expected clicks | one with over LIT |
 | QberAboveAbort | the last block died of its error rate | a good block |
 | QberRising | mean of BLOCKS blocks over 1.5 x plan + 0.5 % | under 1.25 x plan + 0.3 % |
 | SkrBelowPlan | for a minute under half of the plan | for half a minute over 70 % |
@@ -20,7 +20,7 @@ import msgspec
 
 from qtrunk.control.threshold import Ladder, Step
 from qtrunk.node.alarms import AlarmBoard
-from qtrunk.node.linkdiagnosis import likely
+from qtrunk.node.linkdiagnosis import DARK, LIT, likely
 from qtrunk.node.linkstate import LinkStatistics
 from qtrunk.node.search import SearchFailed, search
 from qtrunk.plan.light import Expectation
@@ -29,7 +29,6 @@ from qtrunk.topology import Link
 
 log = logging.getLogger(__name__)
 
-DARK, LIT = 0.1, 0.3
 BLOCKS = 8
 BEGIN_S = 120.0
 """Before the first key, a rate is not missed for so long."""

@@ -222,7 +222,7 @@ class LinkWorker(ABC, Generic[E]):
         """One event and what follows from it."""
         self._carry_out(self._effects_of(event))
         known = self.statistics
-        seen = (known.is_module_up, known.last_end, known.released, known.destroyed)
+        seen = (known.is_module_up, known.is_dark, known.last_end, known.released, known.destroyed)
         if seen != self._seen:
             self._seen = seen
             self._loop.call_soon_threadsafe(self._pace.stir)
