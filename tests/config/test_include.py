@@ -167,4 +167,4 @@ def test_two_rings_are_the_two_shipped_rings_and_a_trunk_between(tmp_path: Path)
         assert all(len(one.links_of(node.id)) == 2 for node in one.nodes)
         for link in one.links:
             assert both.link(LinkId(link.id)).length_km == link.length_km
-    assert {link.equipment.clock_fraction for link in both.links} == {0.045}
+    assert {link.equipment.clock_fraction for link in both.links} == {0.04}
