@@ -1,6 +1,7 @@
 """Neighbours' clocks: who is off says so, the round trip is no offset, and nothing flaps."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from qtrunk.base.wire import encode
 from qtrunk.config import network
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.clockwatch import ClockAnswer, ClockWatch
+from qtrunk.topology import LiveTopology
 
 RING = network.load('name = "ring"\ntrunks = [["a", "b", "c"], ["c", "a"]]\n[link]\nlength_km = 10\n')
 PAIR = network.load('name = "pair"\ntrunks = [["a", "b"]]\n[link]\nlength_km = 10\n')
@@ -70,6 +72,16 @@ def test_clocks_that_agree_raise_nothing_however_slow_the_wire(clock):
     offset_s, uncertainty_s = town.watches[NodeId("a")].offsets()["b"]
     assert abs(offset_s) < 1e-6
     assert uncertainty_s == pytest.approx(2.0)
+
+
+def test_a_neighbour_whose_link_was_taken_out_is_asked_no_more_and_harms_no_status(clock):
+    live = LiveTopology(RING)
+    town = Town(live, clock)
+    town.pass_time(30)
+    assert set(town.watches[NodeId("a")].offsets()) == {"b", "c"}
+    live.adopt(replace(RING, links=tuple(link for link in RING.links if {link.alice, link.bob} != {"a", "b"})))
+    # Before the next tick.
+    assert set(town.watches[NodeId("a")].as_json()["neighbours"]) == {"c"}
 
 
 def test_of_three_the_one_that_is_off_says_so(clock):

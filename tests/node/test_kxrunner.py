@@ -66,3 +66,29 @@ def test_an_alarm_of_nonsense_ends_with_the_first_message_of_sense(board):
     assert carry(advert, advert) == set()
     board.raise_alarm(LINK, "ProtocolError", "major", "of the link's own protocol")
     assert carry(advert) == {"ProtocolError"}, "not the relay's to clear"
+
+
+def test_what_comes_in_the_moment_in_which_its_link_is_taken_out_is_nobodys(board):
+    """The frame is here already, the task that takes it runs once the network is another."""
+
+    class Growing(Machine):
+        def __init__(self):
+            self.links = {LINK}
+
+        def link_gone(self, link):
+            self.links.discard(link)
+            return []
+
+        def receive(self, link, _octets):
+            assert link in self.links, "a KeyError in production, and the end of the node"
+            return []
+
+    class Coming(Channel):
+        async def receive(self):
+            message = await super().receive()
+            runner.drop(LINK)
+            return message
+
+    runner = KxRunner(Growing(), Adverts(NodeId("a")), board, Clock())
+    asyncio.run(runner.serve(LINK, Coming(b"\x00late")))
+    assert not runner.is_up(LINK)

@@ -119,11 +119,14 @@ class ClockWatch:
         now_s = self._clock.monotonic_s()
         own_s = self._clock.unix_s() - now_s
         found: dict[str, tuple[float, float]] = {}
+        known_links = {link.id: link for link in self._topology.links_of(self._node)}
         for link, peer in self._peers.items():
+            known = known_links.get(link)
+            if known is None:
+                continue  # Taken out since the last tick.
             fresh = [one for one in peer.samples if now_s - one.at_s <= FRESH_S]
             if fresh:
                 best = min(fresh, key=lambda one: one.round_trip_s)
-                known = self._topology.link(link)
                 other = known.bob if known.alice == self._node else known.alice
                 found[other] = (best.ahead_s - own_s, best.round_trip_s / 2)
         return found

@@ -139,7 +139,11 @@ class KxRunner:
         self._pace.stir()
         try:
             while True:
-                self._receive(link, await channel.receive())
+                octets = await channel.receive()
+                if self._channels.get(link) is not channel:
+                    # What came in the moment in which the link was taken out: nobody knows the link any more.
+                    break
+                self._receive(link, octets)
                 if link in self._wrong:
                     # The link's own end clears it with its next block; a link whose pool is full makes none.
                     self._wrong.discard(link)
