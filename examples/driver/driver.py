@@ -75,6 +75,8 @@ class Driver:
             pass
         except QtrunkError as error:
             self._say(writer, device.Refused(reason=str(error)))
+            # Closed before anything is awaited: neither a heartbeat nor what the box does may follow.
+            writer.close()
         finally:
             if self._node is writer:
                 self._node = None

@@ -6,6 +6,7 @@ nine in a run. Modules in this process have fixed seeds; real processes draw the
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import re
 import socket
@@ -28,6 +29,7 @@ from qtrunk.node.conformance import BAD_ORDERS, Bench, examine
 from qtrunk.quantum import device
 from qtrunk.quantum.conformance import CHECKS
 from qtrunk.quantum.source import SourceSettings, decode_bases, decode_settings, words
+from qtrunk.stages import Role
 from qtrunk.topology import Equipment
 
 REPOSITORY = Path(__file__).parents[2]
@@ -634,6 +636,51 @@ def test_the_example_driver_conforms_with_its_hardware_in_another_process(direct
     with running((hardware, [at("tx"), at("rx")]), *drivers):
         result = program("--socket", at("alice"), "--other-socket", at("bob"), "--clock-hz", "2e6")
     assert (result.returncode, result.stderr) == (0, ""), result.stdout
+
+
+def test_the_example_driver_says_nothing_after_refused_while_its_box_is_slow(directory):
+    """A heartbeat falls due while the driver still tells its box to forget: it is not said."""
+    folder = REPOSITORY / "examples" / "driver"
+    spec = importlib.util.spec_from_file_location("example_driver", folder / "driver.py")
+    driver = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(driver)
+
+    class Box:
+        def __init__(self):
+            self.is_asked, self.may_answer = asyncio.Event(), asyncio.Event()
+            self.may_answer.set()
+
+        async def ask(self, cmd, **_values):
+            if cmd == "READ":
+                self.is_asked.set()
+            await self.may_answer.wait()
+            return {"ok": True, "events": []}
+
+    async def heard():
+        box = Box()
+        module = driver.Driver(A, LINK, box, CLOCK_HZ)
+        server = await asyncio.start_unix_server(module.accept, str(directory / "module.sock"))
+        async with server:
+            reader, writer = await asyncio.open_unix_connection(str(directory / "module.sock"))
+            writer.write(frame(encode(device.attach(Role.ALICE, LINK))))
+            attached = await read(reader)
+            box.may_answer.clear()
+            reporting = asyncio.create_task(module.report())
+            await box.is_asked.wait()
+            writer.write(frame(encode(msgspec.structs.replace(ORDER, seed=b"short"))))
+            refused = await read(reader)
+            box.may_answer.set()
+            async with asyncio.timeout(10):
+                rest = await reader.read()
+            reporting.cancel()
+            writer.close()
+            return [type(attached), type(refused)], rest
+
+    async def read(reader):
+        length = frame_length(await reader.readexactly(FRAME_HEADER_OCTETS))
+        return decode(await reader.readexactly(length), device.Attached | device.Refused | device.Alive)
+
+    assert asyncio.run(heard()) == ([device.Attached, device.Refused], b"")
 
 
 def test_where_nobody_listens_no_check_passes(directory):
