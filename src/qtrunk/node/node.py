@@ -205,7 +205,7 @@ class Node:
             self._trust.guarded(router_api.handle), api_context, is_revoked=self._trust.is_revoked
         )
         self._links: list[LinkWorker[Any]] = []
-        self._link_tasks: dict[LinkId, list[asyncio.Task[None]]] = {}
+        self._link_tasks: dict[LinkId, set[asyncio.Task[None]]] = {}
         self._changing = asyncio.Lock()
         self._is_swept = False
         """Whether nothing is left of what the network has no more."""
@@ -217,7 +217,6 @@ class Node:
             *(config.node_id, self._topology, port, directory, self._trust, self._alarms, self._clock, api_context),
             self._pace,
         )
-        self._connections: set[asyncio.Task[None]] = set()
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the error of a connection's task that failed: the node must stop then."""
 
@@ -268,7 +267,7 @@ class Node:
         await self._streams.stop()
         self._server.close()
         of_links = [task for tasks in self._link_tasks.values() for task in tasks]
-        running = [*self.tasks, *of_links, *self._connections]
+        running = [*self.tasks, *of_links]
         for task in running:
             task.cancel()
         self._ahead.stop()
@@ -291,7 +290,7 @@ class Node:
         self._load_preshared(link.id, Path(link_config.preshared_file))
         runner = self._runner(link, role, link_config)
         self._links.append(runner)
-        self._link_tasks[link.id] = []
+        self._link_tasks[link.id] = set()
         for task in runner.start():
             self._keep(link.id, task)
         self._connect(link, role, link_config, "distil" if link.vendor is None else "vendor", runner.serve, runner)
@@ -341,7 +340,11 @@ class Node:
     ) -> None:
         """Alice dials, Bob listens."""
         if role is Role.BOB:
-            self._server.expect(link.id, service, link.alice, lambda channel: self._adopt(serve(channel)))
+
+            def accept(channel: Channel) -> None:
+                self._keep(link.id, asyncio.create_task(serve(channel)))
+
+            self._server.expect(link.id, service, link.alice, accept)
             return
 
         async def connect() -> Channel:
@@ -358,15 +361,11 @@ class Node:
         self._keep(link.id, asyncio.create_task(runner.keep_dialling(connect, serve)))
 
     def _keep(self, link: LinkId, task: asyncio.Task[None]) -> None:
-        """A task of a link: it ends when the link is taken out; an error in it stops the node."""
-        self._link_tasks[link].append(task)
-        task.add_done_callback(self._look_at_end)
-
-    def _adopt(self, work: Coroutine[object, object, None]) -> None:
-        """Run a connection's task; forget it when it ends, but let its bugs stop the node."""
-        task = asyncio.create_task(work)
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        """A task of a link, or of a connection over it: it ends when the link is taken out; an error in it stops the
+        node.
+        """
+        self._link_tasks[link].add(task)
+        task.add_done_callback(self._link_tasks[link].discard)
         task.add_done_callback(self._look_at_end)
 
     def _look_at_end(self, task: asyncio.Task[None]) -> None:
