@@ -105,6 +105,7 @@ def test_another_takes_over_with_a_later_token_and_nobody_takes_orders_of_the_on
     )
     after = until(lambda: all_hold(lab, second), "all nodes hold its orders")
     assert after["ada"]["fencing"] > before["ada"]["fencing"]
+    assert f" {first} ended, killed by SIGKILL, after " in (lab.state / "logs" / "supervisor.out").read_text()
     own = Lab.open(lab.state).state / "controllers" / second
     from qtrunk.api.jsonclient import Service
     from qtrunk.api.tls import client_context

@@ -143,6 +143,12 @@ class Supervisor:
         return changed
 
     def _note_death(self, child: _Child, now_s: float) -> None:
+        # To the supervisor's own output: what it said itself, if anything, is in the child's.
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime())
+        how = _exit_in_words(child.process.exitcode if child.process else None)
+        print(
+            f"{when} {child.spec.name} ended, {how}, after {now_s - child.started_s:.1f} s", file=sys.stderr, flush=True
+        )
         child.process = None
         child.restarts += 1
         child.quick_deaths = child.quick_deaths + 1 if now_s - child.started_s < STABLE_S else 0
@@ -207,6 +213,11 @@ class Supervisor:
             process.kill()
         for process in running:
             process.join()
+
+
+def _exit_in_words(code: int | None) -> str:
+    """How a process ended: its status, or the signal that killed it."""
+    return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"status {code}"
 
 
 @contextlib.contextmanager
