@@ -21,11 +21,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shipped_labs import client, exchange, is_served
+from shipped_labs import KEY_BITS, client, exchange, is_served
 
 from qtrunk.api.client import Etsi014Client
 from qtrunk.base.errors import LabError, QtrunkError
-from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.cli.alarms import rows_of
 from qtrunk.cli.labclient import LabClient
 from qtrunk.node.lab import Lab
@@ -39,6 +39,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "day.md"
 SIMULATED = "<!-- simulated: begin -->"
 WITHIN_S = 600.0
 LOOK_S, REST_S, RECOVERED_S = 10.0, 30.0, 420.0
+BEYOND = 2.0
+"""Tenants ask for so many times what they are guaranteed, at the share of the clock that the fibres run at."""
 GROWN = """
 name = "{name}"
 title = "{title}"
@@ -72,6 +74,11 @@ def grown(topology: Topology, script: Script) -> str:
     )
 
 
+def every_s(topology: Topology, sae: SaeId) -> float:
+    """From one request of a tenant to the next."""
+    return KEY_BITS / (BEYOND * topology.tenant_of(sae).guaranteed_bps)
+
+
 class Tenant(threading.Thread):
     """Asks at one end and collects at the other, all the time."""
 
@@ -98,12 +105,13 @@ class Tenant(threading.Thread):
 class Day:
     """The lab, its tenants, and what happened when."""
 
-    def __init__(self, state: Path, script: Script, pause_s: float, every_s: float) -> None:
+    def __init__(self, state: Path, script: Script, pause_s: float) -> None:
         self.run_of, self.script, self.pause_s = bench.Lab(state), script, pause_s
         self.client = LabClient(Lab.open(state))
         self.begun, self.processes = self.client.lab.topology, 1 + len(self.client.lab.process_names())
         self.tenants = [
-            Tenant((client(self.run_of, one), client(self.run_of, other)), every_s) for one, other in script.pairs
+            Tenant((client(self.run_of, one), client(self.run_of, other)), every_s(self.begun, SaeId(one)))
+            for one, other in script.pairs
         ]
         self.diary = Diary(seen={tenant.pair: tenant.seen for tenant in self.tenants})
         self.began_s = time.monotonic()
@@ -290,8 +298,8 @@ class Day:
 HEAD = """# A day of a network
 
 Written by `make day`: the shipped topology `{name}` with real processes, {processes} of them on {cores} cores: {nodes} sites, {links} fibres
-at {share:g} % of their clock, two controllers. Each tenant asks for a key at one end and collects it at the other, and again {every_s:g} s
-later. The run fails if a request fails whose two ends are alive; what failed while the tenant's own site was dead is shown,
+at {share:g} % of their clock, two controllers. Each tenant asks for a key at one end and collects it at the other, {beyond:g} times as much as it is guaranteed:
+every {quick_s:.0f} to {slow_s:.0f} s. The run fails if a request fails whose two ends are alive; what failed while the tenant's own site was dead is shown,
 and excused. A cell is the keys that both ends had, and how long the slowest took. At such a share of the clock a block is {block_s:g} to {latency_s:g} s of light,
 which is how long somebody on the fibre may go unseen: at the whole clock it is seconds. A cut is seen at once.
 
@@ -307,7 +315,6 @@ def main() -> int:
     parser.add_argument("topology", nargs="?", default="two-rings", choices=sorted(SCRIPTS))
     parser.add_argument("--clock-fraction", type=float, metavar="F")
     parser.add_argument("--pause", type=float, default=20.0)
-    parser.add_argument("--every", type=float, default=2.5, help="seconds from one request of a tenant to the next")
     parser.add_argument("--write", action="store_true", help="docs/day.md")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
@@ -319,7 +326,7 @@ def main() -> int:
         up_s = time.monotonic() - began_s
         print(f"up after {up_s:.0f} s", flush=True)
         try:
-            day = Day(state, SCRIPTS[options.topology], options.pause, options.every)
+            day = Day(state, SCRIPTS[options.topology], options.pause)
             try:
                 day.run()
             finally:
@@ -342,7 +349,9 @@ def main() -> int:
             share=100 * day.begun.links[0].equipment.clock_fraction,
             block_s=day.begun.links[0].equipment.block_s,
             latency_s=day.begun.links[0].distillation.latency_s,
-            every_s=options.every,
+            beyond=BEYOND,
+            quick_s=min(tenant.every_s for tenant in day.tenants),
+            slow_s=max(tenant.every_s for tenant in day.tenants),
             up_s=up_s,
             percent=day.percent,
             gigabytes=day.octets / 1e9,

@@ -28,6 +28,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "topology.md"
 BEGIN, END = "<!-- shipped labs: begin -->\n", "<!-- shipped labs: end -->\n"
 NAMES = ("beijing-xiongan", "nanjing-shanghai", "beijing-tianjin-hebei-ring", "yangtze-delta-ring", "two-rings")
 WITHIN_S, LOOK_S, REST_S = 600.0, 2.0, 60.0
+KEY_BITS = 256
 HEAD = """`python tools/shipped_labs.py --write` measured this on {cores} cores:
 
 | name | processes | up after | all links active after | first key after | memory | processor at rest |
@@ -51,7 +52,7 @@ def client(lab: bench.Lab, sae: str) -> Etsi014Client:
 
 def exchange(ends: tuple[Etsi014Client, Etsi014Client]) -> None:
     """One key at both ends; QtrunkError where it was not given or is not the same."""
-    given = ends[0].get_keys(ends[1].own_sae, 1, 256)
+    given = ends[0].get_keys(ends[1].own_sae, 1, KEY_BITS)
     found = ends[1].get_keys_with_ids(ends[0].own_sae, [key.key_id for key in given])
     if [key.material for key in given] != [key.material for key in found]:
         raise LabError(f"key {given[0].key_id} differs between the two ends")

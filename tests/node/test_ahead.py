@@ -9,11 +9,10 @@ from qtrunk.base.ids import NodeId, SaeId
 from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.kms.sharing import Fill
 from qtrunk.node import ahead
-from qtrunk.node.advert import Adverts, LinkLevel
+from qtrunk.node.advert import Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.world import SystemClock
-from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
-from qtrunk.topology import Demand, Node, Sae, Topology, trunk
+from qtrunk.topology import Node, Sae, Topology, trunk
 
 A, B = SaeId("sae-a"), SaeId("sae-b")
 
@@ -126,36 +125,6 @@ def test_a_pool_is_filled_in_segments_that_get_shorter_where_the_relay_is_slow_o
         assert filling._sharing._credits["default"] == given - 13 * first
 
     asyncio.run(scenario())
-
-
-def test_the_goal_of_a_pool_is_no_more_than_its_links_have_and_bring_within_the_horizon() -> None:
-    saes = (Sae(id=A, node=NodeId("a")), Sae(id=B, node=NodeId("b")))
-    line = trunk("t", [Node(id=NodeId(name)) for name in "acb"], [(10, 3), (10, 3)])
-    demands = (Demand(between=(A, B), rate_bps=10_000),)
-    topology = Topology(name=line.name, nodes=line.nodes, links=line.links, saes=saes, demands=demands)
-    clock = SystemClock()
-    adverts = Adverts(NodeId("a"))
-    others = Adverts(NodeId("c"))
-    first, last = (link.id for link in topology.links)
-    filling = ahead.FillAhead(NodeId("a"), topology, NoPools(), SilentRelay(), adverts, AlarmBoard(clock), clock, None)
-
-    def goal_octets(number: int, octets: tuple[int, int], fill_bps: tuple[float, float]) -> float:
-        now_s = clock.monotonic_s()
-        adverts.note_own([LinkLevel(first, octets[0], fill_bps[0], True)], number, now_s)
-        said = others.note_own([LinkLevel(last, octets[1], fill_bps[1], True)], number, now_s)
-        assert adverts.receive(said, now_s, clock.unix_s()) is not None
-        filling._look()
-        return filling._want(A, B).stock.target_bits / 8
-
-    wanted = ahead.HORIZON_S * 10_000 / 8
-    started = int(clock.unix_s() * 1000)
-    assert goal_octets(started, (10**6, 10**6), (0.0, 0.0)) == wanted, "links that rest have enough"
-    assert goal_octets(started + 1, (0, 10**6), (20_000.0, 0.0)) == ahead.FLOOR_OCTETS, "the last one brings nothing"
-    assert goal_octets(started + 2, (0, 0), (20_000.0, 4_000.0)) == ahead.HORIZON_S * 4_000 / 8
-    spare = 20_000 + HOP_OVERHEAD_OCTETS
-    assert goal_octets(started + 3, (spare, spare), (20_000.0, 4_000.0)) == 20_000 + ahead.HORIZON_S * 4_000 / 8
-    assert goal_octets(started + 4, (0, 0), (20_000.0, 20_000.0)) == wanted
-    assert goal_octets(started + 5, (0, 0), (300.0, 300.0)) == ahead.FLOOR_OCTETS
 
 
 def test_filling_ends_though_it_is_told_so_at_the_moment_of_a_change() -> None:

@@ -1,9 +1,9 @@
 """Pools filled ahead: keys that lie at both ends before they are asked for, so that an answer needs no relay.
 
 A pool is wanted for every pair that the topology's demands name (both ways), and for every pair that has asked lately.
-Its goal is what it is expected to give out within HORIZON_S, at least FLOOR_OCTETS and no more than its links have and
-bring in that time; who gets how much of scarce link key says `kms.sharing`. Where QKD brings nothing and the tenant's
-policy is `fallback`, key comes from ML-KEM alone, and an alarm stands for as long as that lasts.
+Its goal is what it is expected to give out within HORIZON_S, at least FLOOR_OCTETS; who gets how much of scarce link
+key says `kms.sharing`. Where QKD brings nothing and the tenant's policy is `fallback`, key comes from ML-KEM alone, and
+an alarm stands for as long as that lasts.
 """
 
 import asyncio
@@ -272,25 +272,16 @@ class FillAhead:
         demand_bps = max(wanted.expected_bps, wanted.meter.rate(now_s))
         target = self._topology.sae(pair[1])
         assert target is not None
+        wanted.ahead_octets = min(AHEAD_OCTETS_MAX, self._ahead_octets(pair, target.node, demand_bps))
+        usual = max(FLOOR_OCTETS, min(SEGMENT_OCTETS_MAX, int(HORIZON_S * demand_bps / 8)))
+        stock.target_bits = 8 * (usual + wanted.ahead_octets)
         quality = self._pools.quality(*pair) or self._expected(pair, target.node)
         if quality != stock.quality:
             stock.quality = quality
-        self._look_at_way(pair, wanted, target.node)
-        usual_bits = HORIZON_S * demand_bps
-        if wanted.link is not None:
-            # More than links have and bring within the horizon would be asked for without end, and taken from others.
-            usual_bits = min(usual_bits, wanted.relayable_bits + HORIZON_S * stock.fill_bps)
-        usual = max(FLOOR_OCTETS, min(SEGMENT_OCTETS_MAX, int(usual_bits / 8)))
-        wanted.ahead_octets = min(AHEAD_OCTETS_MAX, self._ahead_octets(pair, target.node, demand_bps))
-        stock.target_bits = 8 * (usual + wanted.ahead_octets)
-
-    def _look_at_way(self, pair: Pair, wanted: _Wanted, end: NodeId) -> None:
-        """What the routes of a pool bring, and could carry for it now."""
-        now_s, stock = self._clock.monotonic_s(), wanted.stock
         try:
-            routes = self._routes(pair, end)
+            routes = self._routes(pair, target.node)
             if not all(self._routing.is_open(nodes) for nodes in routes):
-                raise RouteUnavailable(f"no link carries key on the way from {self._node} to {end}")
+                raise RouteUnavailable(f"no link carries key on the way from {self._node} to {target.node}")
         except RouteUnavailable:
             wanted.link, wanted.relayable_bits, wanted.free_bits, stock.fill_bps = None, 0.0, 0.0, 0.0
             return
