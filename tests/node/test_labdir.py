@@ -2,6 +2,7 @@
 
 import json
 import socket
+from itertools import pairwise
 
 import pytest
 
@@ -75,6 +76,21 @@ def test_how_fast_the_fibres_run_is_said_at_each_start(tmp_path, topology):
     assert Lab.open(tmp_path / "lab").clock_fraction == 0.1
     assert fractions(Lab.prepare(tmp_path / "lab", topology)) == (1.0, 1.0, 1.0)
     assert Lab.open(tmp_path / "lab").clock_fraction is None
+
+
+def test_many_fibres_do_not_begin_their_light_in_one_moment(tmp_path):
+    def warm_ups(count):
+        names = [f"n{number}" for number in range(count + 1)]
+        many = trunk("t", [Node(id=NodeId(name)) for name in names], [(10, 3)] * count)
+        Lab.prepare(tmp_path / str(count), many)
+        files = [tmp_path / str(count) / "optics" / link.id / "optics.json" for link in many.links]
+        return sorted(json.loads(file.read_bytes())["warm_up_s"] for file in files), many.links[0].equipment.block_s
+
+    assert warm_ups(8)[0] == [0.0] * 8
+    begins_s, block_s = warm_ups(12)
+    gaps_s = [later - earlier for earlier, later in pairwise([*begins_s, block_s])]
+    assert begins_s[0] == 0.0
+    assert 0.5 * block_s / 12 < min(gaps_s) <= max(gaps_s) < 2 * block_s / 12
 
 
 def test_a_port_that_somebody_took_is_chosen_anew(tmp_path, topology):

@@ -23,7 +23,7 @@ from qtrunk.quantum import device
 from qtrunk.quantum.analytic import expected
 from qtrunk.quantum.source import decode_settings, words
 from qtrunk.sim import control
-from qtrunk.sim.optics import OpticsConfig, optics_of
+from qtrunk.sim.optics import Optics, OpticsConfig, optics_of
 from qtrunk.stages import Pulses, Role
 from qtrunk.topology import Equipment
 
@@ -148,6 +148,32 @@ def check_clicks(positions, bits):
         "the signal clicks more"
     )
     assert stats.binomtest(int(bits.sum()), len(bits), 0.5).pvalue > 1e-7
+
+
+def test_the_first_light_waits_for_the_warm_up():
+    async def run(directory):
+        socket = Path(directory) / "optics.sock"
+        config = OpticsConfig(
+            link=LINK, socket=str(socket), length_km=10, loss_db=6, equipment=EQUIPMENT, warm_up_s=1.0
+        )
+        began_s = asyncio.get_running_loop().time()
+        serving = asyncio.create_task(Optics(config).serve())
+        while not answers(socket):
+            await asyncio.sleep(0.02)
+        ends = [await End.attach(socket, role) for role in (Role.ALICE, Role.BOB)]
+        for end in ends:
+            end.say(device.arm(pulses(1), b"\x01" * 32))
+        for end in ends:
+            await end.hear_until(device.Started)
+        waited_s = asyncio.get_running_loop().time() - began_s
+        for end in ends:
+            await end.hear_until(device.Finished)
+            end.writer.close()
+        serving.cancel()
+        return waited_s
+
+    with tempfile.TemporaryDirectory(prefix="qo") as directory:
+        assert asyncio.run(run(directory)) >= 1.0
 
 
 def test_a_lost_end_drops_the_block_at_the_other(optics):

@@ -37,6 +37,10 @@ from qtrunk.topology import Link, Node, Topology
 HOST = "127.0.0.1"
 PRESHARED_OCTETS = 4096
 """Pre-shared secret of a link: enough to authenticate the first 42 blocks, should every one fail."""
+CROWD, GOLDEN = 8, 0.618034
+"""The light of more links than that does not begin in one moment: their blocks would end together ever after, all nodes
+would distil at once, and relays would stand still meanwhile. Multiples of the golden ratio spread any number of links.
+"""
 SOCKET_PATH_MAX = 100
 """Longest path of a Unix socket that every Linux accepts, with some room."""
 
@@ -224,8 +228,8 @@ class Lab:
             credentials = pki.credentials(self.state / "controllers" / name, Kind.CONTROLLER, name)
             self._write_controller(name, port, credentials)
         pki.close()
-        for link in self.topology.links:
-            self._write_optics(link)
+        for index, link in enumerate(self.topology.links):
+            self._write_optics(link, index)
             if link.distillation.bootstrap == "preshared":
                 self._write_preshared(link)
         _write_json(self.state / "plan.json", Plan([*self._children(), *also]))
@@ -313,9 +317,10 @@ class Lab:
     def _verifying_key(self, node: NodeId) -> Path:
         return self.state / "nodes" / node / "verifying-key.pem"
 
-    def _write_optics(self, link: Link) -> None:
+    def _write_optics(self, link: Link, index: int) -> None:
         directory = self.state / "optics" / link.id
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        is_crowd = len(self.topology.links) > CROWD
         _write_json(
             directory / "optics.json",
             {
@@ -324,6 +329,7 @@ class Lab:
                 "length_km": link.length_km,
                 "loss_db": link.loss_db,
                 "equipment": link.equipment,
+                "warm_up_s": index * GOLDEN % 1.0 * link.equipment.block_s if is_crowd else 0.0,
             },
         )
 

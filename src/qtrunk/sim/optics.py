@@ -60,6 +60,8 @@ class OpticsConfig(msgspec.Struct, frozen=True):
     length_km: float
     loss_db: float
     equipment: Equipment
+    warm_up_s: float = 0.0
+    """From the start of the process to the first light."""
     seed: str | None = None
     """64 hexadecimal digits make the light repeatable (tests); without them the dice come from the system."""
 
@@ -190,6 +192,7 @@ class Optics:
     # ── light ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run_blocks(self) -> None:
+        await asyncio.sleep(self._config.warm_up_s)
         while True:
             begun = self._armed.next()
             if begun is None:
