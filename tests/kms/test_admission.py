@@ -181,6 +181,15 @@ def test_the_higher_the_priority_the_longer_a_short_pool_serves_it():
     assert served[7] == pytest.approx(62_500, abs=1000)
 
 
+def test_what_is_filled_ahead_of_maintenance_makes_no_key_short():
+    for priority in range(8):
+        machine = admission(tenant(priority=priority))
+        enough = replace(stock(level_bits=501_000.0, target_bits=1e8), ahead_bits=9.9e7)
+        assert not machine.admit(ANN, [BOB], 1000, [enough])
+        short = replace(stock(level_bits=62_000.0, target_bits=1e8), ahead_bits=9.9e7)
+        assert refused(machine, 1000, offer=short).limit == "priority"
+
+
 def test_where_nobody_has_a_guarantee_nothing_is_held_back():
     assert not admission(tenant(), holds_back=False).admit(ANN, [BOB], 999, [stock(level_bits=1000.0)])
 

@@ -9,10 +9,11 @@ from qtrunk.base.ids import NodeId, SaeId
 from qtrunk.kms.poolstate import HEAD_OCTETS
 from qtrunk.kms.sharing import Fill
 from qtrunk.node import ahead
-from qtrunk.node.advert import Adverts
+from qtrunk.node.advert import Adverts, LinkLevel
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.world import SystemClock
-from qtrunk.topology import Node, Sae, Topology, trunk
+from qtrunk.relay.hops import HOP_OVERHEAD_OCTETS
+from qtrunk.topology import Demand, Node, Sae, Topology, trunk
 
 A, B = SaeId("sae-a"), SaeId("sae-b")
 
@@ -125,6 +126,42 @@ def test_a_pool_is_filled_in_segments_that_get_shorter_where_the_relay_is_slow_o
         assert filling._sharing._credits["default"] == given - 13 * first
 
     asyncio.run(scenario())
+
+
+def test_fills_begin_in_the_order_of_their_urgency_and_take_no_more_than_is_left() -> None:
+    third = SaeId("sae-c")
+    saes = (Sae(id=A, node=NodeId("a")), Sae(id=B, node=NodeId("b")), Sae(id=third, node=NodeId("b")))
+    line = trunk("t", [Node(id=NodeId(name)) for name in "ab"], [(10, 3)])
+    demands = (Demand(between=(A, third), rate_bps=1000), Demand(between=(A, B), rate_bps=1000))
+    topology = Topology(name=line.name, nodes=line.nodes, links=line.links, saes=saes, demands=demands)
+    clock, adverts = SystemClock(), Adverts(NodeId("a"))
+    left = 2048 + HEAD_OCTETS + HOP_OVERHEAD_OCTETS
+
+    class Relay:
+        def __init__(self) -> None:
+            self.filled: list[tuple[SaeId, int]] = []
+
+        async def fill(self, _initiator: SaeId, target: SaeId, octets: int) -> None:
+            self.filled.append((target, octets - HEAD_OCTETS))
+            await asyncio.sleep(0)
+
+    async def scenario() -> list[tuple[SaeId, int]]:
+        relay = Relay()
+        filling = ahead.FillAhead(NodeId("a"), topology, NoPools(), relay, adverts, AlarmBoard(clock), clock, None)
+        adverts.note_own([LinkLevel(topology.links[0].id, left, 100.0, True)], 1, clock.monotonic_s())
+        planned = [
+            Fill(pool=ahead._name((A, target)), tenant="default", octets=octets, guaranteed_octets=0)
+            for target, octets in ((B, 4096), (third, 1024))
+        ]
+        filling._share = lambda: planned
+        running = asyncio.create_task(filling.run())
+        while len(relay.filled) < 2:
+            await asyncio.sleep(0)
+        running.cancel()
+        filling.stop()
+        return relay.filled[:2]
+
+    assert asyncio.run(scenario()) == [(B, 2048), (third, 1024)]
 
 
 def test_filling_ends_though_it_is_told_so_at_the_moment_of_a_change() -> None:

@@ -143,6 +143,8 @@ class Stock:
     target_bits: float
     """The level that the pool is filled up to."""
     fill_bps: float
+    ahead_bits: float = 0.0
+    """Of the target, what windows of maintenance will take."""
 
 
 class Totals(Protocol):

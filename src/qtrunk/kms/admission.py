@@ -331,7 +331,8 @@ def _check_shortage(account: _Account, charge: int, bits: int, stocks: Sequence[
     tenant = account.tenant
     share = SHORT_AT * (PRIORITIES - tenant.priority) / PRIORITIES
     for stock in stocks:
-        needed = share * stock.target_bits + bits
+        # What is filled ahead of maintenance is there to be used: a higher goal makes no key short.
+        needed = share * (stock.target_bits - stock.ahead_bits) + bits
         if stock.level_bits >= needed:
             continue
         wait_s = (needed - stock.level_bits) / stock.fill_bps if stock.fill_bps > 0 else math.inf

@@ -191,11 +191,10 @@ class FillAhead:
         """Keep the pools filled."""
         while True:
             self._look()
-            fills = {fill.pool: fill for fill in self._share()}
-            for pair, wanted in self._wanted.items():
-                fill = fills.get(_name(pair))
-                if fill is not None:
-                    self._start(pair, wanted, fill)
+            pools = {_name(pair): (pair, wanted) for pair, wanted in self._wanted.items()}
+            # In their order: who comes first may leave the others nothing.
+            for fill in self._share():
+                self._start(*pools[fill.pool], fill)
             if self._is_short() or self._pace.is_quick(LASTING_S):
                 await asyncio.sleep(SOON_S)
                 with contextlib.suppress(TimeoutError):
@@ -274,7 +273,8 @@ class FillAhead:
         assert target is not None
         wanted.ahead_octets = min(AHEAD_OCTETS_MAX, self._ahead_octets(pair, target.node, demand_bps))
         usual = max(FLOOR_OCTETS, min(SEGMENT_OCTETS_MAX, int(HORIZON_S * demand_bps / 8)))
-        stock.target_bits = 8 * (usual + wanted.ahead_octets)
+        stock.ahead_bits = 8 * wanted.ahead_octets
+        stock.target_bits = 8 * usual + stock.ahead_bits
         quality = self._pools.quality(*pair) or self._expected(pair, target.node)
         if quality != stock.quality:
             stock.quality = quality
@@ -384,6 +384,11 @@ class FillAhead:
         """One segment of what is missing; its octets."""
         usual, began_s = wanted.piece_octets, self._clock.monotonic_s()
         octets = usual if missing >= usual + LEAST_OCTETS else missing
+        self._look_at(pair, wanted)
+        able = int(wanted.open_bits / 8 - HEAD_OCTETS) // UNIT_OCTETS * UNIT_OCTETS
+        if able >= LEAST_OCTETS:
+            # Others may have had of the key meanwhile, or made another route the better one: some is better than none.
+            octets = min(octets, able)
         wanted.piece_octets = max(PIECE_OCTETS_LEAST, usual // 2)
         await self._fill(pair, octets)
         took_s = self._clock.monotonic_s() - began_s
