@@ -43,7 +43,7 @@ def test_a_frame_over_the_limit_is_refused_on_both_sides():
 RACE = """
 import sys, threading, msgspec
 sys.setswitchinterval(1e-6)
-for number in range(100):
+for number in range(25):
     fields = [(f"field_{place}", int | None, None) for place in range(30)]
     parts = [msgspec.defstruct(f"Part_{number}_{place}", fields) for place in range(20)]
     whole = msgspec.defstruct(f"Whole_{number}", [(f"part_{n}", part | None, None) for n, part in enumerate(parts)])

@@ -24,7 +24,7 @@ KEPT = [
     (172, 25.0, "the simulated disk lost what was written anew after a flush that had failed"),
 ]
 """Seeds, and seconds of faults, that find a mistake that was put right: each fails where it is made again."""
-SEEDS = int(os.environ.get("QTRUNK_SOAK_SEEDS", "200"))
+SEEDS = int(os.environ.get("QTRUNK_SOAK_SEEDS", "120"))
 FIRST = 1000
 
 
