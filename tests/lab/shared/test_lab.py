@@ -275,14 +275,15 @@ def test_an_eavesdropper_turns_the_link_off_and_its_leaving_turns_it_on(small_la
     try:
 
         def is_off(links):
-            # The first block may have been caught half way through its light: wait for one that Eve had whole.
+            # The first block may have been caught half way through its light: wait for one that Eve had whole. One end
+            # destroys it and says so; the other one's turn comes a moment later.
             link = links["ada-bert"]
-            return link if link["state"] == "OFF" and link["qber_test"] > 0.11 else None
+            both = [(link["ends"][end], before["ends"][end]) for end in ("alice", "bob")]
+            is_destroyed = all(now["blocks_destroyed"] > then["blocks_destroyed"] for now, then in both)
+            return link if link["state"] == "OFF" and link["qber_test"] > 0.11 and is_destroyed else None
 
-        link = small_lab.wait_for(is_off, "OFF", 20)
+        link = small_lab.wait_for(is_off, "OFF and a block destroyed at both ends", 20)
         assert link["qber_test"] > 0.11 > before["qber_test"]
-        for end in ("alice", "bob"):
-            assert link["ends"][end]["blocks_destroyed"] > before["ends"][end]["blocks_destroyed"]
 
         def raised(_links):
             # The alarm is raised once the block that died has been diagnosed, a moment after the state says OFF.
