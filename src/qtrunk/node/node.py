@@ -342,7 +342,10 @@ class Node:
         if role is Role.BOB:
 
             def accept(channel: Channel) -> None:
-                self._keep(link.id, asyncio.create_task(serve(channel)))
+                task = asyncio.create_task(serve(channel))
+                # One that is cancelled before its first step has closed nothing.
+                task.add_done_callback(lambda _: channel.close())
+                self._keep(link.id, task)
 
             self._server.expect(link.id, service, link.alice, accept)
             return

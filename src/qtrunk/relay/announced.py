@@ -218,22 +218,7 @@ class Announcer:
         if octets > wire.PART_OCTETS_MAX:
             raise WireError("relay-pad: too many octets")
         slices = parsed(body.pad, octets)
-        came: Secret | QtrunkError
-        is_authentic = False
-        try:
-            with ground.store.transaction():
-                ground.hops.authenticate(link, sealed)
-                is_authentic = True
-                try:
-                    with ground.store.transaction():
-                        came = ground.store.follow(link, ground.hops.role(link).peer, slices)
-                except QtrunkError as error:
-                    # The tag's key stays used: what failed is not to be tried again by who repeats the message.
-                    came = error
-        except QtrunkError as error:
-            if not is_authentic:
-                raise
-            came = error
+        came = ground.hops.receive(link, sealed, slices, lambda arrived: arrived)
         passage = self._passages.get(body.relay_id)
         if isinstance(came, QtrunkError):
             return [*self._missed(body.relay_id, passage, came, link), report(link, came)]

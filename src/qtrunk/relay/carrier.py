@@ -82,24 +82,13 @@ class Carrier:
         onward = None if body.route[-1] == ground.node else ground.hops.onward(body.route)
         slices = parsed(body.pad, len(body.ciphertext))
         octets: Secret | None = None
-        is_authentic = False
-        outcome: SendKx | QtrunkError | bytes | None
-        try:
-            with ground.store.transaction():
-                ground.hops.authenticate(link, sealed)
-                is_authentic = True
-                try:
-                    with ground.store.transaction():
-                        arrived = ground.store.follow(link, ground.hops.role(link).peer, slices)
-                        octets = its.secret_sum(body.ciphertext, arrived.reveal())
-                        outcome = self._carry(body, octets, onward)
-                except QtrunkError as error:
-                    # The tag's key stays used: what failed is not to be tried again by who repeats the message.
-                    outcome = error
-        except QtrunkError as error:
-            if not is_authentic:
-                raise
-            outcome = error
+
+        def carry(arrived: Secret) -> SendKx | QtrunkError | bytes | None:
+            nonlocal octets
+            octets = its.secret_sum(body.ciphertext, arrived.reveal())
+            return self._carry(body, octets, onward)
+
+        outcome = ground.hops.receive(link, sealed, slices, carry)
         if octets is not None:
             ground.inquests.note_passed(body, octets, is_last=not isinstance(outcome, SendKx))
         if isinstance(outcome, SendKx):

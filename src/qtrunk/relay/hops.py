@@ -7,11 +7,13 @@ so meet several forgeries; n of them pass with at most n times the probability o
 Allocation order is sending order on each link: whoever follows never goes back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, StoreError, WireError
 from qtrunk.base.ids import LinkId, NodeId
+from qtrunk.base.secret import Secret
 from qtrunk.base.wire import encode
 from qtrunk.crypto import its
 from qtrunk.kms.key import Allocation, Slice
@@ -19,6 +21,8 @@ from qtrunk.relay import messages as wire
 from qtrunk.relay.ports import KeyStorePort
 from qtrunk.stages import Role
 from qtrunk.topology import VENDOR_PROOF, Topology
+
+T = TypeVar("T")
 
 PROTOCOL = "qtrunk kx 3"
 CONTROL_OCTETS = 1024
@@ -74,6 +78,29 @@ class Hops:
         with self._store.transaction():
             key = self._store.follow(link, self.role(link).peer, slices)
             its.verify(key.reveal(), label, [sealed.body], sealed.tag)
+
+    def receive(
+        self, link: LinkId, sealed: wire.Sealed, slices: Sequence[Slice], use: Callable[[Secret], T]
+    ) -> T | QtrunkError:
+        """Authenticate a message, follow the octets of link key that it names, and use them: one flush for all of it.
+
+        What is not authentic raises, and changes nothing. A later error is returned, and the tag's key stays used:
+        what failed is not to be tried again by who repeats the message.
+        """
+        is_authentic = False
+        try:
+            with self._store.transaction():
+                self.authenticate(link, sealed)
+                is_authentic = True
+                try:
+                    with self._store.transaction():
+                        return use(self._store.follow(link, self.role(link).peer, slices))
+                except QtrunkError as error:
+                    return error
+        except QtrunkError as error:
+            if not is_authentic:
+                raise
+            return error
 
     def seal(self, link: LinkId, body: wire.KxMessage, tag_key: Allocation | None = None) -> SendKx:
         """Tag a message with fresh octets of the own direction."""
