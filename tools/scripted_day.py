@@ -5,7 +5,8 @@
 Every site, every fibre and both controllers are a process each. The day is that of tools/simulated_day.py, of the same
 script (`sim.network.day`): growth, a cut, an attack, the loss of a node, the loss of the leading controller,
 maintenance, recovery, each told to the network by the commands that an operator uses; tenants ask for keys at one end
-and collect them at the other all the time. Status 1 where a request failed whose two ends were alive.
+and collect them at the other all the time. Status 1 where a request failed whose two ends were alive,
+or where alarms of the day's events stay.
 
 `--pause`: seconds to look on after each event. `--clock-fraction`: what the fibres run at, in place of the topology's.
 """
@@ -116,6 +117,8 @@ class Day:
         self.diary = Diary(seen={tenant.pair: tenant.seen for tenant in self.tenants})
         self.began_s = time.monotonic()
         self.part = ""
+        self.left: list[str] = []
+        """Alarms that were not up before the day's events, and stayed."""
         self.percent, self.octets = 0.0, 0
         """Of one core, and of memory: what all processes take before anybody asks."""
 
@@ -198,10 +201,9 @@ class Day:
             self.begin(part.__name__.replace("_", " "))
             part()
         self.begin("recovery")
-        took_s, left = self.recover()
-        self.say(
-            f"after {took_s:.0f} s more " + (f"alarms of {', '.join(left)} are left" if left else "all alarms are over")
-        )
+        took_s, self.left = self.recover()
+        what = f"alarms of {', '.join(self.left)} are left" if self.left else "all alarms are over"
+        self.say(f"after {took_s:.0f} s more {what}")
         self.look(self.pause_s)
         for tenant in self.tenants:
             tenant.is_over.set()
@@ -298,9 +300,9 @@ class Day:
 HEAD = """# A day of a network
 
 Written by `make day`: the shipped topology `{name}` with real processes, {processes} of them on {cores} cores: {nodes} sites, {links} fibres
-at {share:g} % of their clock, two controllers. Each tenant asks for a key at one end and collects it at the other, {beyond:g} times as much as it is guaranteed:
-every {quick_s:.0f} to {slow_s:.0f} s. The run fails if a request fails whose two ends are alive; what failed while the tenant's own site was dead is shown,
-and excused. A cell is the keys that both ends had, and how long the slowest took. At such a share of the clock a block is {block_s:g} to {latency_s:g} s of light,
+at {share:g} % of their clock, two controllers. Each tenant asks for a key at one end and collects it at the other, {beyond:g} times as
+much as it is guaranteed: every {quick_s:.0f} to {slow_s:.0f} s. The run fails if a request fails whose two ends are alive, or if alarms of the day's
+events stay; what failed while the tenant's own site was dead is shown, and excused. A cell is the keys that both ends had, and how long the slowest took. At such a share of the clock a block is {block_s:g} to {latency_s:g} s of light,
 which is how long somebody on the fibre may go unseen: at the whole clock it is seconds. A cut is seen at once.
 
 The lab was up {up_s:.0f} s after `qtrunk up`. With all links active and before any tenant asked, its processes took {percent:.0f} % of one core
@@ -331,7 +333,7 @@ def main() -> int:
                 day.run()
             finally:
                 # Also of a day that somebody ends before its time.
-                wrong = day.diary.wrong()
+                wrong = [*day.diary.wrong(), *(f"{alarm} is left" for alarm in day.left)]
                 print(day.diary.report())
                 for text in wrong[:20]:
                     print(f"FAILED: {text}", file=sys.stderr, flush=True)

@@ -95,6 +95,16 @@ def test_too_many_errors_and_a_slow_rise_are_two_things(end, board):
     assert up(board) == set()
 
 
+def test_a_block_that_died_of_its_errors_is_no_rise_of_them(end, board):
+    for block in range(3 * BLOCKS):
+        end.make(qber=0.016)
+        if block in (2, BLOCKS + 2):
+            end.make(cause="qber", qber=0.25)
+            assert up(board) == {"QberAboveAbort"}
+            end.make(qber=0.016)
+        assert up(board) == set()
+
+
 def test_a_rate_under_plan_is_missed_after_a_minute_but_not_while_the_pool_is_full(end, board):
     for _ in range(10):
         end.make(rate=4e4, full=True)

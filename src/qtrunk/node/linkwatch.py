@@ -5,7 +5,7 @@ plan. The plan is that of `qtrunk rate` for the link's loss and equipment; a ven
 | --- | --- | --- |
 | QuantumChannelLoss | a slice, or a block, with under DARK of the expected clicks | one with over LIT |
 | QberAboveAbort | the last block died of its error rate | a good block |
-| QberRising | mean of BLOCKS blocks over 1.5 x plan + 0.5 % | under 1.25 x plan + 0.3 % |
+| QberRising | mean of BLOCKS blocks that did not die of it over 1.5 x plan + 0.5 % | under 1.25 x plan + 0.3 % |
 | SkrBelowPlan | for a minute under half of the plan | for half a minute over 70 % |
 
 Their texts end with what the end makes of its last block (`node.linkdiagnosis`), where it makes anything of it.
