@@ -95,12 +95,14 @@ def test_too_many_errors_and_a_slow_rise_are_two_things(end, board):
     assert up(board) == set()
 
 
-def test_a_block_that_died_of_its_errors_is_no_rise_of_them(end, board):
+@pytest.mark.parametrize(("cause", "meanwhile"), [("qber", {"QberAboveAbort"}), ("no-key", set())])
+def test_a_block_without_key_is_no_rise_of_errors(end, board, cause, meanwhile):
+    # One under attack, or with a cut in its midst, has said so by other alarms.
     for block in range(3 * BLOCKS):
         end.make(qber=0.016)
         if block in (2, BLOCKS + 2):
-            end.make(cause="qber", qber=0.25)
-            assert up(board) == {"QberAboveAbort"}
+            end.make(cause=cause, qber=0.25)
+            assert up(board) == meanwhile
             end.make(qber=0.016)
         assert up(board) == set()
 

@@ -120,12 +120,8 @@ class LinkStatistics:
         return (self.figures.get("block"), float(gains[0])) if isinstance(gains, list) and gains else None
 
     def errors(self) -> tuple[object, float | None]:
-        """The last block that ended, other than of its error rate: its number, and its QBER in the test basis."""
+        """The last block that became key: its number, and its QBER in the test basis."""
         return self._errors
-
-    def _note_errors(self) -> None:
-        qber = self.figures.get("qber_test")
-        self._errors = (self.figures.get("block"), qber if isinstance(qber, float) else None)
 
     def note_span(self, seconds: float) -> None:
         """What took the place of the light of the next block: how long a vendor's keys for it took to come."""
@@ -145,7 +141,8 @@ class LinkStatistics:
         with self._lock:
             self.released += 1
             self.last_end = ""
-            self._note_errors()
+            qber = self.figures.get("qber_test")
+            self._errors = (self.figures.get("block"), qber if isinstance(qber, float) else None)
             self.auth_share = int(str(record["auth_octets"])) / int(str(record["octets"]))
             self._append(int(str(record["sifted_bits"])), int(str(record["octets"])) * 8)
 
@@ -153,8 +150,6 @@ class LinkStatistics:
         """A block died."""
         with self._lock:
             self.destroyed += 1
-            if effect.cause != "qber" and effect.block == self.figures.get("block"):
-                self._note_errors()
             if effect.cause not in QUIET_CAUSES:
                 self.last_end = f"{effect.cause}: {effect.why}"
                 self._append(0, 0)

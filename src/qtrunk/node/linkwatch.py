@@ -5,7 +5,7 @@ plan. The plan is that of `qtrunk rate` for the link's loss and equipment; a ven
 | --- | --- | --- |
 | QuantumChannelLoss | a slice, or a block, with under DARK of the expected clicks | one with over LIT |
 | QberAboveAbort | the last block died of its error rate | a good block |
-| QberRising | mean of BLOCKS blocks that did not die of it over 1.5 x plan + 0.5 % | under 1.25 x plan + 0.3 % |
+| QberRising | mean of the last BLOCKS blocks that became key over 1.5 x plan + 0.5 % | under 1.25 x plan + 0.3 % |
 | SkrBelowPlan | for a minute under half of the plan | for half a minute over 70 % |
 
 Their texts end with what the end makes of its last block (`node.linkdiagnosis`), where it makes anything of it.
@@ -94,7 +94,7 @@ class LinkWatch:
         if len(self._qber) == BLOCKS:
             mean = sum(self._qber) / BLOCKS
             is_high = self._errors.note(-mean, now_s) is not None
-            text = f"QBER {mean:.2%} over the last {BLOCKS} blocks; the plan says {plan.qber:.2%}"
+            text = f"QBER {mean:.2%} over the last {BLOCKS} blocks that became key; the plan says {plan.qber:.2%}"
             self._say(is_high, link, "QberRising", text)
 
     def _look_at_rate(self, link: str, plan: Expectation, now_s: float, *, is_full: bool) -> None:
