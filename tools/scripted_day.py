@@ -302,8 +302,10 @@ HEAD = """# A day of a network
 Written by `make day`: the shipped topology `{name}` with real processes, {processes} of them on {cores} cores: {nodes} sites, {links} fibres
 at {share:g} % of their clock, two controllers. Each tenant asks for a key at one end and collects it at the other, {beyond:g} times as
 much as it is guaranteed: every {quick_s:.0f} to {slow_s:.0f} s. The run fails if a request fails whose two ends are alive, or if alarms of the day's
-events stay; what failed while the tenant's own site was dead is shown, and excused. A cell is the keys that both ends had, and how long the slowest took. At such a share of the clock a block is {block_s:g} to {latency_s:g} s of light,
-which is how long somebody on the fibre may go unseen: at the whole clock it is seconds. A cut is seen at once.
+events stay; what failed while the tenant's own site was dead is shown, and excused. A cell is the keys that
+both ends had, and how long the slowest took. At such a share of the clock a block is {block_s:g} to {latency_s:g} s of light,
+which is how long somebody on the fibre may go unseen: at the whole clock it is seconds. A cut is seen at once;
+the run looks every {look_s:.0f} s.
 
 The lab was up {up_s:.0f} s after `qtrunk up`. With all links active and before any tenant asked, its processes took {percent:.0f} % of one core
 and {gigabytes:.1f} GB of memory together.
@@ -354,6 +356,7 @@ def main() -> int:
             beyond=BEYOND,
             quick_s=min(tenant.every_s for tenant in day.tenants),
             slow_s=max(tenant.every_s for tenant in day.tenants),
+            look_s=LOOK_S,
             up_s=up_s,
             percent=day.percent,
             gigabytes=day.octets / 1e9,
