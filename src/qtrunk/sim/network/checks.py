@@ -3,7 +3,7 @@
     agree       a key is the same at its initiator and at its target; a block of link key is the same at both ends
     once        no key or key ID is given to an initiator twice; none to a target twice (a repeated request apart)
     answers     a request that is repeated with its ID gets the keys that it was given
-    blocks      no block whose keys differ at the two ends is ever released
+    blocks      no block is ever released whose keys differ at the two ends, or that one end has not on its disk
     pads        no octet of link key is used for two messages: as pad, as key of a tag, as a grant
     portions    no portion of authentication key serves two blocks
     relays      no relay has seen a key of a hybrid tenant, or what gives it away
@@ -39,6 +39,8 @@ class _Block:
 
     held: dict[str, bytes] = field(default_factory=dict)
     """By node."""
+    tried: dict[str, bytes] = field(default_factory=dict)
+    """What a node began to put on its disk; it may have died just behind that."""
     used: bytearray = field(default_factory=bytearray)
 
 
@@ -110,15 +112,21 @@ class Checks:
     def watch(self, node: str, store: KeyStore) -> None:
         """Look at what a store holds and releases."""
         hold, release = store.hold, store.release
+        for (link, number), block in self.blocks.items():
+            if node in block.tried and (number in store.pending(link) or store.is_released(link, number)):
+                block.held[node] = block.tried[node]
 
         def held(key: QkdKey) -> None:
-            octets = bytes(key.material.reveal())
+            block = self._block(key.link, key.block)
+            block.tried[node] = bytes(key.material.reveal())
             hold(key)
-            self._block(key.link, key.block).held[node] = octets
+            block.held[node] = block.tried[node]
 
         def released(link: LinkId, block: int) -> None:
             release(link, block)
             ends = self._block(link, block).held
+            if len(ends) != 2:
+                raise Violation(f"blocks: block {block} of {link} was released and lay at one end alone")
             if len(set(ends.values())) != 1:
                 raise Violation(f"blocks: block {block} of {link} was released and differs at its ends")
 

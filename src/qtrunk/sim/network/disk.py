@@ -69,7 +69,7 @@ class Disk:
 
     def effect(self, kind: str, path: Path) -> None:
         """Before a change: the machine may die here, or the disk refuse."""
-        self.machine.effect()
+        self.machine.effect(f"{kind} {path.suffix or path.name}")
         self.effects += 1
         self.trace(f"{self.machine.name} {kind} {path.name}")
         if self.error_probability and self.dice.chance(self.error_probability):
@@ -342,7 +342,7 @@ class _Connection(sqlite3.Connection):
         if disk.is_full and disk.dice.chance(0.5):
             raise _failure(sqlite3.SQLITE_FULL, "database or disk is full")
         done = super().execute(sql)
-        disk.machine.effect()
+        disk.machine.effect("after commit")
         return done
 
 

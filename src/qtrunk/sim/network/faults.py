@@ -7,10 +7,15 @@ from qtrunk.sim.network.dice import Dice
 from qtrunk.sim.network.trial import Site, Trial
 from qtrunk.sim.network.weather import Stream
 
+AIMED = "aimed"
 MEAN_S = 6.0
 """Between two of one kind."""
+AIMED_MEAN_S = 2.0
+"""Between two aimed deaths: each has one moment, of many."""
 EFFECTS_MAX = 120
 """A death comes within so many effects of being decided, at any of them."""
+BEHIND_MAX = 2
+"""An aimed one comes at most so many effects behind the next effect of its kind."""
 
 
 class Faults:
@@ -25,7 +30,7 @@ class Faults:
         """One kind of fault, now and then."""
         dice = self._dice.child(kind)
         while True:
-            await asyncio.sleep(dice.after(MEAN_S))
+            await asyncio.sleep(dice.after(AIMED_MEAN_S if kind == AIMED else MEAN_S))
             self._trial.counts[f"fault {kind}"] += 1
             self._trial.trace(f"fault {kind}")
             await FAULTS[kind](self, dice)
@@ -62,7 +67,15 @@ class Faults:
         site.is_power_loss = is_power_loss
         site.down_s = dice.between(0.1, 5.0)
         if site.machine is not None and site.machine.is_alive:
-            site.machine.fuse = dice.whole(0, EFFECTS_MAX)
+            site.machine.fuse, site.machine.awaited = dice.whole(0, EFFECTS_MAX), ""
+
+    async def aimed(self, dice: Dice) -> None:
+        """As crash or power, at or just behind the next effect of one kind, be it as rare as it may."""
+        site = self._site(dice)
+        if site.machine is not None and site.machine.kinds:
+            self._light_fuse(site, dice, is_power_loss=dice.chance(0.5))
+            site.machine.awaited = dice.pick(list(site.machine.kinds))
+            site.machine.fuse = dice.whole(0, BEHIND_MAX)
 
     async def clock(self, dice: Dice) -> None:
         """The time of day of a machine jumps."""
@@ -158,6 +171,7 @@ class Faults:
 FAULTS: dict[str, Callable[[Faults, Dice], Awaitable[None]]] = {
     "crash": Faults.crash,
     "power": Faults.power,
+    AIMED: Faults.aimed,
     "clock": Faults.clock,
     "disk": Faults.disk,
     "full": Faults.full,

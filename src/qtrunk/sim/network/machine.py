@@ -24,16 +24,22 @@ class Machine:
     on_death: Callable[["Machine"], None]
     fuse: int | None = None
     """Effects until it dies; None: it lives."""
+    awaited: str = ""
+    """The kind of effect at which the fuse is lit; empty: it burns."""
     is_alive: bool = True
     effects: int = 0
+    kinds: dict[str, None] = field(default_factory=dict)
+    """Of its effects, in the order in which they came first."""
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    def effect(self) -> None:
+    def effect(self, kind: str) -> None:
         """Before something leaves the process or reaches the disk."""
         if not self.is_alive:
             raise Died(self.name)
         self.effects += 1
-        if self.fuse is not None:
+        self.kinds[kind] = None
+        if self.awaited in ("", kind) and self.fuse is not None:
+            self.awaited = ""
             self.fuse -= 1
             if self.fuse < 0:
                 self.die()

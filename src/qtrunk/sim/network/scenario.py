@@ -11,7 +11,7 @@ from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.sim.network.checks import Violation
 from qtrunk.sim.network.customers import Customers
 from qtrunk.sim.network.dice import Dice
-from qtrunk.sim.network.faults import FAULTS, Faults
+from qtrunk.sim.network.faults import AIMED, FAULTS, Faults
 from qtrunk.sim.network.trial import Trial
 from qtrunk.topology import (
     ANNOUNCED,
@@ -69,7 +69,9 @@ class Outcome:
 def plan(seed: int) -> Plan:
     """The scenario of a seed."""
     dice = Dice(f"qtrunk {seed}").child("plan")
-    kinds = tuple(kind for kind in FAULTS if dice.chance(0.35))
+    kinds = tuple(kind for kind in FAULTS if kind != AIMED and dice.chance(0.35))
+    if dice.child(AIMED).chance(0.5):
+        kinds = (*kinds, AIMED)
     return Plan(seed, network(dice, ANNOUNCED if seed >= ANNOUNCED_FROM else HOP_BY_HOP), kinds)
 
 

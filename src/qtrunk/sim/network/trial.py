@@ -305,7 +305,8 @@ class Trial:
     def _sent(self, stream: Stream, octets: bytes) -> None:
         hello = self._hellos.get(stream)
         if hello is None:
-            self._hellos[stream] = decode(octets[FRAME_HEADER_OCTETS:], Hello)
+            hello = self._hellos[stream] = decode(octets[FRAME_HEADER_OCTETS:], Hello)
+            stream.service = hello.service
             return
         try:
             self.checks.sent(hello, octets)

@@ -156,6 +156,8 @@ class Stream(asyncio.Transport):
         self.protocol = protocol
         self.context = context
         self.is_closed = False
+        self.service = ""
+        """What it is for, once that was said."""
         self._arriving: list[tuple[float, bytes]] = []
         """What the other side has sent, by the time at which it arrives."""
         self._is_due = False
@@ -178,7 +180,8 @@ class Stream(asyncio.Transport):
         """On its way to the other side."""
         if self.is_closed:
             return
-        self.machine.effect()
+        # By its length, within a factor of two, most kinds of messages are told from others.
+        self.machine.effect(f"send {self.service} {len(data).bit_length()}")
         self._weather.on_write(self, bytes(data))
         if self.other.is_closed:
             self._loop.call_later(self._weather.delay_s(self.line), self._bounce, context=self.context)
