@@ -1,5 +1,5 @@
 """How many seeds the simulation needs to find a mistake: plants mistakes of the kind that really happen, one at a time,
-and writes the table of docs/simulation.md. About an hour on two cores: `python tools/planted_bugs.py`.
+and writes the table of docs/simulation.md. Five minutes on two cores: `python tools/planted_bugs.py`.
 
 Each mistake is made by replacing a function of production while runs go on; the runs are those of `make soak`. A run
 that fails has found it, whatever its failure says; without a planted mistake the same seeds all pass.
@@ -23,7 +23,7 @@ from qtrunk.kms import pools, spending, vendor
 from qtrunk.kms.journal import Journal
 from qtrunk.kms.pools import Pools
 from qtrunk.kms.spending import AuthPool
-from qtrunk.kms.vendorend import Hold, ToPeer
+from qtrunk.kms.vendorend import Hold
 from qtrunk.node.commit import GroupCommit
 from qtrunk.relay import cargo
 from qtrunk.sim.network import disk
@@ -68,14 +68,14 @@ def keys_not_compared() -> Any:
     return patch.object(vendor.Tags, "verify", verify)
 
 
-def accept_before_hold() -> Any:
-    original = vendor.VendorBob._compare
+def confirm_before_hold() -> Any:
+    original = vendor.VendorAlice._received
 
-    def compare(self: Any, gathering: Any) -> list[Any]:
-        effects = original(self, gathering)
-        return effects[::-1] if isinstance(effects[0], Hold) and isinstance(effects[-1], ToPeer) else effects
+    def received(self: Any, message: Any) -> list[Any]:
+        effects = original(self, message)
+        return effects[::-1] if effects and isinstance(effects[0], Hold) else effects
 
-    return patch.object(vendor.VendorBob, "_compare", compare)
+    return patch.object(vendor.VendorAlice, "_received", received)
 
 
 def portion_given_back() -> Any:
@@ -189,7 +189,7 @@ PLANTED = [
     ),
     Planted("retry gets fresh keys", "a repeated request ID is not looked up", retry_gets_fresh_keys),
     Planted("keys not compared", "Bob takes the vendor's keys without comparing their hash", keys_not_compared),
-    Planted("accept before hold", "Bob says Accept before the block is on his disk", accept_before_hold),
+    Planted("confirm before hold", "Alice says Confirm before the block is on her disk", confirm_before_hold),
     Planted("portion given back", "each portion of authentication key is used for two blocks", portion_given_back),
     Planted(
         "commits not synchronous",

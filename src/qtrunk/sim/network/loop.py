@@ -111,6 +111,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._clock_resolution = 1e-9
         self.network: Network | None = None
         self._turns = itertools.count()
+        self.is_ahead = False
+        """Whether what a thread asks of the loop is done before the thread's next step, not behind its last one."""
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
@@ -134,6 +136,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Nobody waits in another thread."""
+
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> asyncio.Handle:
+        """Behind all that the thread does, or ahead of it: in production both happen."""
+        if not self.is_ahead:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        handle = asyncio.Handle(callback, args, self, context)
+        handle._run()  # noqa: SLF001 (as the loop does)
+        return handle
 
     def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:  # type: ignore[override]
         """At once: a thread that nobody races with."""

@@ -141,6 +141,8 @@ async def _story(trial: Trial, drawn: Plan, outcome: Outcome) -> None:
     ]
     asking = [trial.loop.create_task(pair.run()) for pair in customers]
     faults = Faults(trial, trial.dice.child("faults"))
+    # A death between a thread's steps shows in which order they were.
+    trial.loop.is_ahead = AIMED in drawn.kinds
     striking = [trial.loop.create_task(faults.keep_striking(kind)) for kind in drawn.kinds]
     await asyncio.sleep(drawn.faults_s)
     for task in striking:
