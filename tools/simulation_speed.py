@@ -63,7 +63,7 @@ def main() -> None:
         )
     print(json.dumps(found) if options.json else "\n".join(lines))
     if options.profile:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
 
 
 if __name__ == "__main__":

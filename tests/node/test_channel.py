@@ -1,6 +1,7 @@
 """Connections between nodes: a revoked neighbour is turned away, and cut off where it was connected already."""
 
 import asyncio
+import socket
 
 import pytest
 from enrol_kit import Clock
@@ -9,7 +10,7 @@ from qtrunk.base.errors import AuthenticationFailed
 from qtrunk.node.ca import certificates, files
 from qtrunk.node.ca.authority import Authority
 from qtrunk.node.ca.identity import Identity, Kind
-from qtrunk.node.channel import InterNodeServer, dial, node_context
+from qtrunk.node.channel import PATH_S, InterNodeServer, dial, node_context
 from qtrunk.node.config import Address
 from qtrunk.node.revocation import Registry
 from qtrunk.node.world import SystemRandom
@@ -74,6 +75,34 @@ def test_a_certificate_of_another_kind_is_no_node(authority, tmp_path):
         names = {"node": "c", "peer": "b", "link": "a-b", "service": "kx", "is_revoked": nobody.is_revoked}
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError, AuthenticationFailed)):
             await dial(here, context(tmp_path, "c", server=False), **names)
+        server.close()
+
+    asyncio.run(play())
+
+
+def test_the_operating_system_watches_the_path_of_a_connection(authority, tmp_path):
+    async def play():
+        nobody = Registry(None, tmp_path / "ca" / "ca.pem", Clock())
+        server = InterNodeServer("b", context(tmp_path, "b", server=True), nobody.is_revoked)
+        accepted = asyncio.Queue()
+        server.expect("a-b", "kx", "a", accepted.put_nowait)
+        await server.start(Address("127.0.0.1", 0))
+        here = Address("127.0.0.1", server._server.sockets[0].getsockname()[1])
+        names = {"node": "a", "peer": "b", "link": "a-b", "service": "kx", "is_revoked": nobody.is_revoked}
+        alice = await dial(here, context(tmp_path, "a", server=False), **names)
+        bob = await accepted.get()
+        for channel in (alice, bob):
+            sock = channel._writer.get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+            channel.watch()
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            idle_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+            between_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+            assert idle_s + between_s < PATH_S, "more than one probe may be lost"
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * PATH_S
+        alice.send(b"still")
+        assert await bob.receive() == b"still"
+        alice.close()
         server.close()
 
     asyncio.run(play())

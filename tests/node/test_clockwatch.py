@@ -1,17 +1,14 @@
 """Neighbours' clocks: who is off says so, the round trip is no offset, and nothing flaps."""
 
-import math
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
-from qtrunk.base.errors import WireError
 from qtrunk.base.ids import NodeId
-from qtrunk.base.wire import encode
 from qtrunk.config import network
 from qtrunk.node.alarms import AlarmBoard
-from qtrunk.node.clockwatch import ClockAnswer, ClockWatch
+from qtrunk.node.clockwatch import FRESH_S, ClockWatch
+from qtrunk.node.greeting import SLOW_S, Greeter
 from qtrunk.topology import LiveTopology
 
 RING = network.load('name = "ring"\ntrunks = [["a", "b", "c"], ["c", "a"]]\n[link]\nlength_km = 10\n')
@@ -32,34 +29,45 @@ class Shifted:
 
 
 class Town:
-    """All nodes of a network, with wires that take their time."""
+    """All nodes of a network, with hellos over wires that take their time."""
 
     def __init__(self, topology, common, wire_s=0.0):
         self.topology, self.common, self.wire_s = topology, common, wire_s
         self.clocks = {node.id: Shifted(common) for node in topology.nodes}
         self.boards = {node: AlarmBoard(clock) for node, clock in self.clocks.items()}
         self.watches = {
-            node: ClockWatch(node, topology, clock, self.boards[node], partial(self.send, node))
-            for node, clock in self.clocks.items()
+            node: ClockWatch(node, topology, clock, self.boards[node]) for node, clock in self.clocks.items()
         }
+        self.greeters = {node: Greeter(clock) for node, clock in self.clocks.items()}
+        for node, greeter in self.greeters.items():
+            for link in topology.links_of(node):
+                greeter.up(link.id)
         self.wires = []
 
-    def send(self, sender, link, octets):
+    def say(self, sender, link, *, is_question):
         known = self.topology.link(link)
-        self.wires.append((known.bob if sender == known.alice else known.alice, link, octets))
+        octets = self.greeters[sender].say(link, b"", is_question=is_question)
+        self.wires.append((known.other(sender), link, octets))
 
-    def pass_time(self, seconds):
-        for _ in range(round(seconds)):
+    def pass_time(self, seconds, *, is_quick=True):
+        until_s = self.common.now_s + seconds
+        while self.common.now_s < until_s:
             self.common.now_s += 1.0
-            for watch in self.watches.values():
+            for node, watch in self.watches.items():
                 watch.tick()
-            began_s = self.common.now_s
+                for link in self.greeters[node].due(is_quick=is_quick):
+                    if any(link == known.id for known in self.topology.links):
+                        self.say(node, link, is_question=True)
             while self.wires:
                 self.common.now_s += self.wire_s
                 under_way, self.wires = self.wires, []
                 for to, link, octets in under_way:
-                    self.watches[to].receive(link, octets)
-            self.common.now_s = max(self.common.now_s, began_s)
+                    self.greeters[to].heard(link)
+                    _, is_wanted, measured = self.greeters[to].receive(link, octets)
+                    if is_wanted:
+                        self.say(to, link, is_question=False)
+                    if measured is not None:
+                        self.watches[to].note(link, measured)
 
     def alarms(self):
         return {node: one.severity for node, board in self.boards.items() for one in board.active()}
@@ -74,7 +82,7 @@ def test_clocks_that_agree_raise_nothing_however_slow_the_wire(clock):
     assert uncertainty_s == pytest.approx(2.0)
 
 
-def test_a_neighbour_whose_link_was_taken_out_is_asked_no_more_and_harms_no_status(clock):
+def test_a_neighbour_whose_link_was_taken_out_counts_no_more_and_harms_no_status(clock):
     live = LiveTopology(RING)
     town = Town(live, clock)
     town.pass_time(30)
@@ -113,6 +121,7 @@ def test_a_step_of_the_own_clock_shows_before_anybody_is_asked_again(clock):
     town = Town(RING, clock)
     town.pass_time(12)
     town.clocks[NodeId("a")].off_s = 7.0
+    # Before any hello.
     assert town.watches[NodeId("a")].as_json()["offset_s"] == pytest.approx(7.0)
 
 
@@ -123,12 +132,20 @@ def test_an_offset_within_the_doubt_of_a_slow_answer_is_no_alarm(clock):
     assert town.alarms() == {}
 
 
-def test_an_answer_that_nobody_waits_for_changes_nothing_and_nonsense_is_refused(clock):
+def test_neighbours_at_rest_see_a_step_of_a_clock(clock):
+    town = Town(RING, clock, wire_s=0.001)
+    town.pass_time(300, is_quick=False)
+    assert town.alarms() == {}
+    town.clocks[NodeId("c")].off_s = 5.0
+    town.pass_time(FRESH_S + 2 * SLOW_S, is_quick=False)
+    assert town.alarms() == {"c": "minor"}
+    assert set(town.watches[NodeId("a")].offsets()) == {"b", "c"}
+
+
+def test_a_neighbour_of_which_nothing_comes_counts_no_more(clock):
     town = Town(PAIR, clock)
-    watch, link = town.watches[NodeId("a")], PAIR.links[0].id
     town.pass_time(12)
-    watch.receive(link, encode(ClockAnswer(number=1, unix_s=0.0)))
-    assert abs(watch.offsets()["b"][0]) < 1e-6
-    for octets in (encode(ClockAnswer(number=1, unix_s=math.nan)), b"\xc1", b""):
-        with pytest.raises(WireError):
-            watch.receive(link, octets)
+    assert set(town.watches[NodeId("a")].offsets()) == {"b"}
+    clock.now_s += FRESH_S + 1.0
+    assert town.watches[NodeId("a")].offsets() == {}
+    assert town.watches[NodeId("a")].as_json()["offset_s"] is None

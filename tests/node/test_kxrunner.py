@@ -46,6 +46,9 @@ class Channel:
     def send(self, _octets):
         pass
 
+    def watch(self):
+        pass
+
 
 @pytest.fixture
 def board():

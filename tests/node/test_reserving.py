@@ -89,14 +89,18 @@ class Site:
     def __init__(self, name, clock, fibre, *, is_reserving=True):
         node = NodeId(name)
         self.node, self.fibre, self.pools, self.clock = node, fibre, Pools(), clock
+        self.is_full = False
         self.alarms, self.adverts, self.routing = AlarmBoard(clock), Adverts(node), Routing(node, TOPOLOGY)
-        self.reserving = Reserving(node, TOPOLOGY, self.routing, self.adverts, self.alarms, clock)
+        self.reserving = Reserving(node, TOPOLOGY, self.routing, self.adverts, self.alarms, clock, self.has_no_room)
         claims = self.reserving.claims if is_reserving else None
         self.ahead = FillAhead(
             *(node, TOPOLOGY, self.pools, self, self.adverts, self.alarms, clock, None),
             routing=self.routing,
             claims=claims,
         )
+
+    def has_no_room(self, _link):
+        return self.is_full
 
     async def fill(self, initiator, target, octets):
         row = self.routing.route(TOPOLOGY.sae(target).node)
@@ -215,6 +219,14 @@ def test_a_link_that_cannot_carry_what_is_claimed_is_an_alarm_until_it_can():
         # A full store makes nothing, and gives for long.
         fibre.octets = dict.fromkeys(DIRECTIONS, 4 << 20)
         assert await go_on(2 * SHORT.set_after_s, 0.0) == []
+        # One that is full with little makes nothing either, and could.
+        fibre.octets = dict.fromkeys(DIRECTIONS, 1_000)
+        for site in sites:
+            site.is_full = True
+        assert await go_on(2 * SHORT.set_after_s, 0.0) == []
+        for site in sites:
+            site.is_full = False
+        assert sorted(await go_on(SHORT.set_after_s + 5, 0.0)) == [("a-b", "major"), ("b-c", "major")]
 
     run(scenario)
 

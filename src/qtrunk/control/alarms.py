@@ -269,6 +269,11 @@ class AlarmList:
         """Everything in the list, oldest entry first."""
         return list(self._alarms.values())
 
+    @property
+    def has_active(self) -> bool:
+        """Whether anything is not cleared, shelved or not."""
+        return any(not alarm.is_cleared for alarm in self._alarms.values())
+
     def active(self) -> list[Alarm]:
         """What is not cleared, shelved or not."""
         return [alarm for alarm in self._alarms.values() if not alarm.is_cleared]

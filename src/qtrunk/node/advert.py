@@ -6,9 +6,10 @@ avoid links that have none. A wrong advert costs a failed request, never a key: 
 gives anything.
 
 What nodes know is kept alike as link-state protocols do it (RFC 2328, sections 10 and 13; ISO/IEC 10589, section 7.3):
-neighbours tell each other a digest of all adverts they have, each HELLO_S (`node.kxrunner`). Where it differs they say
-what they have, advert by advert, and give each other the later ones. So an advert that was lost, or changed on its way,
-is set right; a node that comes back learns all; one that finds words of its own that it no longer means says them anew.
+neighbours tell each other a digest of all adverts they have with each hello (`node.greeting`). Where it differs they
+say what they have, advert by advert, and give each other the later ones. So an advert that was lost, or changed on its
+way, is set right; a node that comes back learns all; one that finds words of its own that it no longer means says them
+anew.
 
 A node is there while it can be reached over links that both ends say are connected. One that cannot be for STALE_S fell
 silent, and what it said last says nothing any more.

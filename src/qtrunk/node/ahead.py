@@ -201,7 +201,8 @@ class FillAhead:
                     async with asyncio.timeout(PERIOD_S - SOON_S):
                         await self._changed.wait()
             else:
-                await self._pace.turn(PERIOD_S, REST_S, LASTING_S)
+                at_most_s = REST_S if self._windows() else float("inf")
+                await self._pace.turn(PERIOD_S, REST_S, LASTING_S, at_most_s=at_most_s)
             self._changed.clear()
 
     def _is_short(self) -> bool:

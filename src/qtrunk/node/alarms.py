@@ -198,6 +198,11 @@ class AlarmBoard:
         """Active alarms of a resource."""
         return [alarm for alarm in self.active() if alarm.resource == resource]
 
+    def has_active(self) -> bool:
+        """Whether anything is not cleared."""
+        with self._lock:
+            return self._list.has_active
+
     def active(self) -> list[Alarm]:
         """Copies of all that is not cleared."""
         with self._lock:

@@ -87,7 +87,9 @@ class AlarmWatch:
         """For ever."""
         ask_s = self._clock.monotonic_s() + PLAN_AFTER_S
         while True:
-            await self._pace.turn(PERIOD_S, REST_S, LASTING_S)
+            until_s = min([ask_s, *(one.begun_s + FILL_S for one in self._pool_states.values() if not one.was_filled)])
+            at_most_s = max(PERIOD_S, until_s - self._clock.monotonic_s())
+            await self._pace.turn(PERIOD_S, REST_S, LASTING_S, at_most_s=at_most_s)
             self.look()
             if self._clock.monotonic_s() >= ask_s:
                 ask_s = self._clock.monotonic_s() + PLAN_AGAIN_S

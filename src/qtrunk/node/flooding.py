@@ -28,7 +28,7 @@ from qtrunk.relay.routing import Routing
 
 FLOOD_TICK_S = 0.1
 REST_S = 10.0
-"""At rest the node looks so often, and at the end of each hold-off and each turn of a maintenance window."""
+"""At rest the node looks so often at first, and at the end of each hold-off and each turn of a maintenance window."""
 MOVED = 0.25
 MOVED_OCTETS, MOVED_BPS = 1024, 32.0
 """Nor does less than this count as moved."""
@@ -128,7 +128,7 @@ class Flooding:
         """Watch the own links, tell the neighbours."""
         while True:
             self.tick()
-            await self._pace.turn(FLOOD_TICK_S, self._rest_s())
+            await self._pace.turn(FLOOD_TICK_S, REST_S, at_most_s=self._until_turn_s())
 
     def tick(self) -> None:
         """Look once."""
@@ -171,9 +171,9 @@ class Flooding:
             for new, old in zip(levels, self._told_levels, strict=True)
         )
 
-    def _rest_s(self) -> float:
-        """How long the node may rest: until a hold-off or a window turns."""
-        now_s, until = self._clock.monotonic_s(), [REST_S]
+    def _until_turn_s(self) -> float:
+        """How long until a hold-off or a window turns."""
+        now_s, until = self._clock.monotonic_s(), [float("inf")]
         until += [left_s for own in self._own.values() if (left_s := own.damper.left_s(now_s)) > 0.0]
         if self._maintenance is not None:
             now_unix_s = self._clock.unix_s()

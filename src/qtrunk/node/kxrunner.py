@@ -17,6 +17,7 @@ from qtrunk.crypto.hybrid import NoKemKeyError
 from qtrunk.node.advert import Advert, Adverts
 from qtrunk.node.alarms import AlarmBoard
 from qtrunk.node.channel import Channel
+from qtrunk.node.greeting import CALM_S, SLOW_S, Greeter, Measured
 from qtrunk.node.notes import Notes, ServiceNotes
 from qtrunk.node.pace import Pace
 from qtrunk.relay import kx
@@ -25,13 +26,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.1
 KEM_WAIT_S = 3.0
-HELLO_S = 2.0
-"""Neighbours let each other know so often that they are there, with the digest of the adverts that they have."""
-SILENCE_S = 5.0
-"""A neighbour of which nothing comes for so long is taken for gone; its connection is made anew."""
 OVERTAKING_S = 10.0
 """Notes of the machine take different ways: one may come after another that was sent so much later."""
-_KX, _ADVERT, _NOTE, _CLOCK, _HELLO, _KNOWN = b"\x00", b"\x01", b"\x02", b"\x03", b"\x04", b"\x05"
+_KX, _ADVERT, _NOTE, _HELLO, _KNOWN = b"\x00", b"\x01", b"\x02", b"\x04", b"\x05"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
 _LOGGED = ("PoolEmpty", "RelaySilent")
@@ -50,10 +47,9 @@ class KxRunner:
         self._alarms = alarms
         self._clock = clock
         self._channels: dict[LinkId, Channel] = {}
-        self._heard_s: dict[LinkId, float] = {}
+        self._greeter = Greeter(clock)
         self._differs: dict[LinkId, int] = {}
         """How often in a row the neighbour's digest was another one."""
-        self._hello_s = float("-inf")
         self._wrong: set[LinkId] = set()
         """Links whose last channel ended with what is no message."""
         self._waiting: dict[str, asyncio.Future[kx.Supplied]] = {}
@@ -61,8 +57,8 @@ class KxRunner:
         """What takes the notes that come in (node.notes)."""
         self.hear: Callable[[Advert], None] = lambda _advert: None
         """What takes the adverts that are news (node.flooding)."""
-        self.hear_clock: Callable[[LinkId, bytes], None] = lambda _link, _octets: None
-        """What takes questions and answers about the time (node.clockwatch)."""
+        self.hear_clock: Callable[[LinkId, Measured], None] = lambda _link, _measured: None
+        """What takes what hellos tell of the time (node.clockwatch)."""
         self._notes: dict[str, ServiceNotes] = {}
 
     def use_notes(self, notes: Notes) -> None:
@@ -131,11 +127,12 @@ class KxRunner:
             previous.close()
             self._carry_out(self._machine.link_down(link))
         self._channels[link] = channel
-        self._heard_s[link] = self._clock.monotonic_s()
+        channel.watch()
+        self._greeter.up(link)
         # Whoever comes anew says what it has with its first hello that differs.
         self._differs[link] = 1
         self._carry_out(self._machine.link_up(link))
-        channel.send(_HELLO + self._adverts.digest())
+        self._greet(link)
         self._pace.stir()
         try:
             while True:
@@ -157,6 +154,7 @@ class KxRunner:
             channel.close()
             if self._channels.get(link) is channel:
                 del self._channels[link]
+                self._greeter.down(link)
                 self._carry_out(self._machine.link_down(link))
                 self._pace.stir()
 
@@ -165,14 +163,19 @@ class KxRunner:
         channel = self._channels.pop(link, None)
         if channel is not None:
             channel.close()
+        self._greeter.down(link)
         self._carry_out(self._machine.link_gone(link))
         self._alarms.clear(link)
 
     async def keep_ticking(self) -> None:
         """Drive the machine's time-outs, and say hello."""
         while True:
-            await self._pace.turn(TICK_S, self._until_hello_s(), is_busy=self._machine.is_waiting)
-            self._greet()
+            rest_s = min(SLOW_S, self._greeter.rest_s(is_quick=self._is_quick()))
+            await self._pace.turn(TICK_S, rest_s, is_busy=self._machine.is_waiting, at_most_s=rest_s)
+            for link in self._greeter.due(is_quick=self._is_quick()):
+                self._greet(link)
+            for link in self._greeter.silent():
+                self._channels[link].close()
             try:
                 self._carry_out(self._machine.tick())
             except StoreError as error:
@@ -197,32 +200,24 @@ class KxRunner:
         """Hand a note to the neighbour over a link, if it is connected."""
         self._send(link, _NOTE + octets)
 
-    def send_clock(self, link: LinkId, octets: bytes) -> None:
-        """Hand a question or an answer about the time to the neighbour over a link, if it is connected."""
-        self._send(link, _CLOCK + octets)
-
     def _send(self, link: LinkId, octets: bytes) -> None:
         channel = self._channels.get(link)
         if channel is not None:
             channel.send(octets)
 
-    def _until_hello_s(self) -> float:
-        """How long until the next hello, or until a neighbour has been silent for too long."""
-        now_s = self._clock.monotonic_s()
-        silence_s = min((self._heard_s[link] for link in self._channels), default=now_s) + SILENCE_S
-        return max(0.0, min(self._hello_s + HELLO_S, silence_s) - now_s) + 1e-3
+    def _is_quick(self) -> bool:
+        return self._pace.is_quick(CALM_S)
 
-    def _greet(self) -> None:
-        """Let the neighbours know that this node is there; drop those of which nothing comes."""
-        now_s = self._clock.monotonic_s()
-        is_due = now_s - self._hello_s >= HELLO_S
-        hello = _HELLO + self._adverts.digest() if is_due else b""
-        self._hello_s = now_s if is_due else self._hello_s
-        for link, channel in self._channels.items():
-            if is_due:
-                channel.send(hello)
-            if now_s - self._heard_s[link] > SILENCE_S:
-                channel.close()
+    def _greet(self, link: LinkId, *, is_question: bool = True) -> None:
+        self._send(link, _HELLO + self._greeter.say(link, self._adverts.digest(), is_question=is_question))
+
+    def _receive_hello(self, link: LinkId, octets: bytes) -> None:
+        hello, is_wanted, measured = self._greeter.receive(link, octets)
+        if is_wanted:
+            self._greet(link, is_question=False)
+        if measured is not None:
+            self.hear_clock(link, measured)
+        self._compare(link, hello.digest)
 
     def _compare(self, link: LinkId, digest: bytes) -> None:
         """A neighbour's digest. Where it differs, and what was on its way has had time to come, say what is here."""
@@ -235,10 +230,10 @@ class KxRunner:
             self._send(link, _KNOWN + self._adverts.known())
 
     def _receive(self, link: LinkId, octets: bytes) -> None:
-        self._heard_s[link] = self._clock.monotonic_s()
+        self._greeter.heard(link)
         kind, payload = octets[:1], octets[1:]
         if kind == _HELLO:
-            self._compare(link, payload)
+            self._receive_hello(link, payload)
         elif kind == _KX:
             self._pace.stir()
             self._carry_out(self._machine.receive(link, payload))
@@ -246,8 +241,6 @@ class KxRunner:
             self._receive_advert(link, octets)
         elif kind == _NOTE:
             self._receive_note(link, payload)
-        elif kind == _CLOCK:
-            self.hear_clock(link, payload)
         elif kind == _KNOWN:
             for advert in self._adverts.missing(payload):
                 self._send(link, _ADVERT + advert)

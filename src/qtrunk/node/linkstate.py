@@ -175,13 +175,17 @@ class LinkStatistics:
         )
 
     def _append(self, sifted_bits: int, secret_bits: int) -> None:
-        self._recent.append(_Block(self.clock.monotonic_s(), self._light_s, sifted_bits, secret_bits))
+        now_s = self.clock.monotonic_s()
+        if self._recent and _has_stalled(self._recent[-1], now_s - self._light_s):
+            # What was before a pause says nothing of the rate from now on; nor is the pause a part of it.
+            self._recent.clear()
+        self._recent.append(_Block(now_s, self._light_s, sifted_bits, secret_bits))
 
     def rates_bps(self) -> tuple[float, float]:
         """Sifted and secret key rate, bit/s, over the last blocks (0 when none came for a while)."""
         with self._lock:
             blocks = list(self._recent)
-        if not blocks or self.clock.monotonic_s() - blocks[-1].at_s > max(STALLED_S, 4 * blocks[-1].light_s):
+        if not blocks or _has_stalled(blocks[-1], self.clock.monotonic_s()):
             return 0.0, 0.0
         light_s = sum(block.light_s for block in blocks)
         span_s = max(light_s, blocks[-1].at_s - blocks[0].at_s + blocks[0].light_s)
@@ -245,3 +249,8 @@ class LinkStatistics:
             "readings": readings,
             **figures,
         }
+
+
+def _has_stalled(last: _Block, now_s: float) -> bool:
+    """Whether no block came for too long."""
+    return now_s - last.at_s > max(STALLED_S, 4 * last.light_s)

@@ -30,7 +30,7 @@ from qtrunk.node.advert import Adverts
 from qtrunk.node.agent015 import Agent
 from qtrunk.node.ahead import FillAhead
 from qtrunk.node.alarms import AlarmBoard
-from qtrunk.node.alarmwatch import AlarmWatch
+from qtrunk.node.alarmwatch import FULL, AlarmWatch
 from qtrunk.node.authentication import LinkAuthentication, load_signatures
 from qtrunk.node.border import NetworkInterior
 from qtrunk.node.channel import Channel, InterNodeServer, dial, node_context
@@ -90,6 +90,7 @@ class Node:
         self._topology = LiveTopology(config.load_topology())
         self._clock = world.clock
         self._pace = Pace(world.clock)
+        self._pace.is_uneasy = alarms.has_active
         self._random = world.random
         self._alarms = alarms
         self._started_unix_s = self._clock.unix_s()
@@ -114,14 +115,17 @@ class Node:
             self._relay.under_way,
         )
         self.maintenance.on_change = self._pace.stir
-        self._reserving = Reserving(config.node_id, self._topology, self._routing, self._adverts, alarms, self._clock)
+        self._reserving = Reserving(
+            *(config.node_id, self._topology, self._routing, self._adverts, alarms, self._clock),
+            lambda link: self._fullness(link) > FULL,
+        )
         self._flooding = Flooding(
             *(self._adverts, self._routing, self._relay, self._store.level, self._clock, self.maintenance),
             *(self._reserving, self._pace),
         )
         self._relay.hear = self._flooding.heard
-        self._clocks = ClockWatch(config.node_id, self._topology, self._clock, alarms, self._relay.send_clock)
-        self._relay.hear_clock = self._clocks.receive
+        self._clocks = ClockWatch(config.node_id, self._topology, self._clock, alarms)
+        self._relay.hear_clock = self._clocks.note
         self._pool_sync: PoolSync | None = None
         fallback: Fallback | None = None
         notes: Notes | None = None
@@ -552,8 +556,11 @@ class Node:
                 self._alarms.clear("pools")
 
     def _link_ends(self) -> list[tuple[LinkStatistics, float]]:
-        full = self.config.pool_octets_max
-        return [(runner.statistics, self._store.level(runner.link).total_octets / full) for runner in self._links]
+        return [(runner.statistics, self._fullness(runner.link)) for runner in self._links]
+
+    def _fullness(self, link: LinkId) -> float:
+        """Of a link's pool; at 1 the link makes no more."""
+        return self._store.level(link).total_octets / self.config.pool_octets_max
 
     def _hybrid_end(self) -> HybridEnd | None:
         if self.config.signing_key is None:

@@ -2,7 +2,7 @@
 prices of routes, and an alarm where a link cannot carry what is claimed of it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.base.ports import Clock
@@ -17,7 +17,7 @@ from qtrunk.topology import Topology
 ALARM = "GuaranteesAboveRate"
 PERIOD_S = 1.0
 LASTS_S = 3600.0
-"""What lies ready counts as a rate that lasts so long: a link whose pool is full makes nothing, and is well."""
+"""What lies ready counts as a rate that lasts so long."""
 SHORT = Step(ALARM, 1.0, 1.1, 60.0, 30.0)
 """Of what a direction can give, over what is claimed of it."""
 
@@ -26,8 +26,17 @@ class Reserving:
     """For the event loop."""
 
     def __init__(
-        self, node: NodeId, topology: Topology, routing: Routing, adverts: Adverts, alarms: AlarmBoard, clock: Clock
+        self,
+        node: NodeId,
+        topology: Topology,
+        routing: Routing,
+        adverts: Adverts,
+        alarms: AlarmBoard,
+        clock: Clock,
+        is_full: Callable[[LinkId], bool] = lambda _link: False,
     ) -> None:
+        """`is_full`: whether a link makes no key because its pool has no room."""
+        self._is_full = is_full
         self._node = node
         self._topology = topology
         self._routing = routing
@@ -87,7 +96,9 @@ class Reserving:
             claimed_bps, level = self.claimed_bps(link.id), self._level((self._node, link.id))
             ladder = self._ladders.setdefault(link.id, Ladder((SHORT,)))
             able_bps = level.fill_bps + 8 * level.octets / LASTS_S if level is not None else 0.0
-            share = able_bps / claimed_bps if claimed_bps > 0.0 else float("inf")
+            # A link whose pool is full makes nothing, and is well.
+            is_free = claimed_bps <= 0.0 or self._is_full(link.id)
+            share = float("inf") if is_free else able_bps / claimed_bps
             is_short = ladder.note(share, self._clock.monotonic_s()) is not None
             text = f"guarantees claim {claimed_bps:.0f} bit/s of what {self._node} may send, it gets {able_bps:.0f}"
             self._alarms.set_alarm(is_short, link.id, ALARM, text)

@@ -65,12 +65,10 @@ class Disk:
     created: set[Path] = field(default_factory=set)
     """Files whose directory was not flushed since."""
     databases: list[sqlite3.Connection] = field(default_factory=list)
-    effects: int = 0
 
     def effect(self, kind: str, path: Path) -> None:
         """Before a change: the machine may die here, or the disk refuse."""
         self.machine.effect(f"{kind} {path.suffix or path.name}")
-        self.effects += 1
         self.trace(f"{self.machine.name} {kind} {path.name}")
         if self.error_probability and self.dice.chance(self.error_probability):
             raise OSError(errno.EIO, "simulated I/O error", str(path))

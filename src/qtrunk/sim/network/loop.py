@@ -8,9 +8,13 @@ import asyncio
 import heapq
 import itertools
 from asyncio import events
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+CANCELLED_MIN = 1000
+"""Fewer cancelled timers are not worth the trouble."""
 
 
 class Network(Protocol):
@@ -67,48 +71,18 @@ class Stuck(Exception):
     """Nothing will ever happen again, and somebody waits."""
 
 
-class _NoSelector:
-    """Where a real loop waits for sockets, this one lets time pass."""
-
-    def __init__(self, loop: "VirtualLoop") -> None:
-        self._loop = loop
-
-    def select(self, timeout: float | None) -> list[object]:
-        """Until the next timer."""
-        if timeout is None:
-            raise Stuck("every task waits for something that no timer will bring")
-        if timeout > 0:
-            self._loop.jump()
-        return []
-
-
-class _Timer(asyncio.TimerHandle):
-    """Timers of one moment go off in the order in which they were set.
-
-    A heap alone has an order of its own, which hangs on timers that were cancelled long ago, and so on when garbage was
-    collected.
-    """
-
-    __slots__ = ("_place",)
-
-    def __init__(self, turn: int, when: float, *args: Any) -> None:
-        super().__init__(when, *args)
-        self._place = (when, turn)
-
-    def __lt__(self, other: asyncio.TimerHandle) -> bool:
-        return self._place < other._place  # type: ignore[attr-defined,no-any-return]
-
-
 class VirtualLoop(asyncio.BaseEventLoop):
-    """See the head of the module."""
+    """See the head of the module. Its turns are its own; handles, tasks and `run_until_complete` BaseEventLoop's."""
 
-    _scheduled: list[asyncio.TimerHandle]
+    _ready: deque[asyncio.Handle]
 
     def __init__(self) -> None:
         super().__init__()
         self._now_s = 0.0
-        self._selector = _NoSelector(self)
-        self._clock_resolution = 1e-9
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        """A heap. Timers of one moment go off in the order in which they were set."""
+        self._cancelled = 0
+        """About how many of them were."""
         self.network: Network | None = None
         self._turns = itertools.count()
         self.is_ahead = False
@@ -118,21 +92,38 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         """At a virtual time."""
-        timer = _Timer(next(self._turns), when, callback, args, self, context)
-        heapq.heappush(self._scheduled, timer)
-        timer._scheduled = True  # type: ignore[attr-defined]  # noqa: SLF001 (as BaseEventLoop.call_at does)
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._turns), timer))
         return timer
+
+    def _timer_handle_cancelled(self, _timer: asyncio.TimerHandle) -> None:
+        """It leaves the heap when its time comes, or with others once they are the most."""
+        self._cancelled += 1
+        if self._cancelled > CANCELLED_MIN and 2 * self._cancelled > len(self._timers):
+            # In place: the turn that is under way holds it.
+            self._timers[:] = [timer for timer in self._timers if not timer[2].cancelled()]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._now_s
 
-    def jump(self) -> None:
-        """To the next timer that was not cancelled."""
-        self._now_s = max(self._now_s, self._scheduled[0].when())
-
-    def _process_events(self, _events: list[object]) -> None:
-        """There are none."""
+    def _run_once(self) -> None:
+        """One turn: all that is ready; where nothing is, time passes until the next timer."""
+        ready, timers = self._ready, self._timers
+        if not ready:
+            while timers and timers[0][2].cancelled():
+                heapq.heappop(timers)
+            if not timers:
+                raise Stuck("every task waits for something that no timer will bring")
+            self._now_s = max(self._now_s, timers[0][0])
+        while timers and timers[0][0] <= self._now_s:
+            ready.append(heapq.heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()  # noqa: SLF001 (as BaseEventLoop does)
 
     def _write_to_self(self) -> None:
         """Nobody waits in another thread."""

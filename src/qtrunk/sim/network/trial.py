@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,6 @@ class Site:
     is_power_loss: bool = False
     down_s: float = SUPERVISOR_S
     keep_down: bool = False
-    looked_at: tuple[int, int] = (-1, -1)
-    """Incarnation and changes on its disk when its books were looked at last."""
     stops: list[str] = field(default_factory=list)
     """Errors by which its process stopped of itself."""
 
@@ -89,6 +88,8 @@ class Trial:
         self._base = memory()
         self.boxes: dict[LinkId, VendorBox] = {}
         self.sites: dict[NodeId, Site] = {}
+        self._busy: dict[NodeId, Site] = {}
+        """Sites that started or wrote anything since their books were looked at."""
         self.grow(topology)
         self.weather.on_write = self._sent
         self._hellos: dict[Stream, Hello] = {}
@@ -217,7 +218,7 @@ class Trial:
         """A node's process."""
         site = self.sites[name]
         site.machine = machine = Machine(name, lambda _machine: self._died(site))
-        site.disk = Disk(site.root, machine, site.dice.child(f"disk {site.incarnation}"), self.trace)
+        site.disk = Disk(site.root, machine, site.dice.child(f"disk {site.incarnation}"), partial(self._wrote, site))
         self.disks.add(site.disk)
         self.trace(f"{name} starts")
         context = contextvars.copy_context()
@@ -242,6 +243,7 @@ class Trial:
             self._stopped(site, machine, error)
             return
         site.node = node
+        self._busy[site.name] = site
         for task in node.tasks:
             task.add_done_callback(lambda done: self._task_ended(site, machine, done))
         node.failed.add_done_callback(lambda done: self._task_ended(site, machine, done))
@@ -294,13 +296,14 @@ class Trial:
 
     def look_at_books(self) -> None:
         """The ledgers of all nodes that are up and have done anything since the last look."""
-        for site in self.sites.values():
-            if site.node is None or site.machine is None or not site.machine.is_alive:
-                continue
-            done = (site.incarnation, site.disk.effects if site.disk else 0)
-            if done != site.looked_at:
-                site.looked_at = done
+        busy, self._busy = self._busy, {}
+        for site in busy.values():
+            if site.node is not None and site.machine is not None and site.machine.is_alive:
                 self.checks.books(site.name, site.node.store)
+
+    def _wrote(self, site: Site, what: str) -> None:
+        self._busy[site.name] = site
+        self.trace(what)
 
     def _sent(self, stream: Stream, octets: bytes) -> None:
         hello = self._hellos.get(stream)

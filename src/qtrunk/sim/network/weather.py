@@ -9,6 +9,7 @@ An adversary inside the TLS connection is a `Meddler`: it may change, double, dr
 
 import asyncio
 import contextvars
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ class Line:
     jitter_s: float = 0.002
     is_still: bool = False
     """Nothing arrives; connections stand."""
+    stills: int = 0
+    """How often it has been so."""
 
 
 @dataclass(slots=True)
@@ -102,7 +105,12 @@ class Weather:
 
     def still(self, a: str, b: str) -> None:
         """From now on nothing arrives between two machines."""
-        self.line(a, b).is_still = True
+        line = self.line(a, b)
+        if line.is_still:
+            return
+        line.is_still, line.stills = True, line.stills + 1
+        for stream in [stream for stream in self.streams if stream.line is line]:
+            stream.miss(line.stills)
 
     def heal(self, a: str, b: str) -> None:
         """What stood still arrives."""
@@ -125,6 +133,8 @@ class Weather:
             stream.is_closed = True
             if is_heard:
                 stream.other.lose(ConnectionResetError("the peer is gone"))
+            else:
+                stream.other.miss(None)
 
     def trace(self, stream: "Stream", octets: int) -> None:
         """A frame arrived."""
@@ -164,12 +174,21 @@ class Stream(asyncio.Transport):
         self.last_s = 0.0
         """Nothing arrives at this side before what was sent earlier."""
         self._partial = b""
+        self._patience_s: float | None = None
+        """After which the operating system gives up a peer that it cannot reach."""
 
     # ── what a node sees of it ──────────────────────────────────────────────────────────────────────────────────────
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """The certificate of the other side, where a TLS transport has it."""
-        return self if name == "ssl_object" else default
+        """The certificate of the other side, where a TLS transport has it, and the socket."""
+        return self if name in ("ssl_object", "socket") else default
+
+    def setsockopt(self, _level: int, option: int, value: int) -> None:
+        """As `socket.socket`: of all options the one that ends connections. Probes are as good as sent all the time."""
+        if option == socket.TCP_USER_TIMEOUT:
+            self._patience_s = value / 1000
+            if self.line.is_still:
+                self.miss(self.line.stills)
 
     def getpeercert(self, *, binary_form: bool) -> bytes:
         """As `ssl.SSLObject`."""
@@ -228,6 +247,15 @@ class Stream(asyncio.Transport):
             payload, self._partial = self._partial[FRAME_HEADER_OCTETS:end], self._partial[end:]
             found += [(delay_s, frame(octets)) for delay_s, octets in meddler(self, payload)]
         return found
+
+    def miss(self, stills: int | None) -> None:
+        """From now on nothing comes: the way stands still for this time (`Line.stills`), or the machine is gone."""
+        if self._patience_s is not None:
+            self._loop.call_later(self._patience_s, self._give_up, stills, context=self.context)
+
+    def _give_up(self, stills: int | None) -> None:
+        if stills is None or (self.line.is_still and self.line.stills == stills):
+            self.lose(TimeoutError("the peer cannot be reached"))
 
     def _bounce(self) -> None:
         """A machine that came up again knows nothing of old connections, and says so."""
