@@ -38,9 +38,11 @@ def sums_of_ended(db: sqlite3.Connection) -> list[tuple[object, ...]]:
 
 class Clock:
     now_s = 1e6
+    stepped_s = 0.0
+    """What the time of day was set forward."""
 
     def unix_s(self) -> float:
-        return self.now_s
+        return self.now_s + self.stepped_s
 
     def monotonic_s(self) -> float:
         return self.now_s
@@ -253,6 +255,26 @@ def test_the_same_request_gets_the_same_keys_within_the_window_also_after_a_cras
     assert not same(ends.take(5, mark=mark), keys)
     with pytest.raises(KeyNotFound):
         ends.redeem(*keys, mark=mark)
+
+
+@pytest.mark.parametrize("step_s", [-0.2, -3600.0, 60.0])
+def test_a_step_of_the_time_of_day_gives_a_repeated_request_no_other_keys(ends: Ends, step_s: float) -> None:
+    """The request takes the last key of one segment and the first of another."""
+    mark = b"m" * 16
+    ends.fill(64)
+    ends.fill(640)
+    keys = ends.take(5, mark=mark)
+    given = ends.redeem(*keys, mark=mark)
+    ends.clock.stepped_s += step_s
+    for pools in ends.pools:
+        pools.tick()
+    assert same(ends.take(5, mark=mark), keys)
+    assert same(ends.redeem(*keys, mark=mark), given)
+    ends.clock.now_s += 11
+    for pools in ends.pools:
+        pools.tick()
+    assert not same(ends.take(5, mark=mark), keys)
+    assert len(list((ends.directory / "a" / "pools").iterdir())) == 1, "and the spent segment is shredded in time"
 
 
 def cut_last_record(directory: Path) -> None:

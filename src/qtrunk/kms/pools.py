@@ -76,7 +76,7 @@ class Pools:
         self._pools: dict[tuple[int, SaeId, SaeId], Pool] = {}
         self._by_number: dict[int, list[Segment]] = {}
         self._by_key: dict[tuple[int, int], Segment] = {}
-        self._retries = Retries(retry_window_s)
+        self._retries = Retries(retry_window_s, clock)
         self._readers: OrderedDict[tuple[int, int], Segment] = OrderedDict()
         self._checkpoint_file, self._checkpoint_unix_s = 0, 0.0
 
@@ -109,6 +109,7 @@ class Pools:
         segment = revived(row, pool, KeyIds(number, unseal(self._kek, row["id_key"], self._place(pool, number))))
         if segment.free <= 0:
             segment.closed_unix_s = row["ended_unix_s"] or self._clock.unix_s()
+            segment.closed_s = self._clock.monotonic_s()
         self._adopt(segment)
 
     def _apply(self, used: Used, file: int, *, is_new: bool) -> None:
@@ -128,7 +129,7 @@ class Pools:
             self._retries.forget(used.mark)
         elif used.mark != NO_MARK:
             part = (segment, used.unit, used.key_octets, used.keys)
-            self._retries.remember(used.mark, used.unix_ms / 1000, [part], file)
+            self._retries.remember(used.mark, [part], file, self._clock.unix_s() - used.unix_ms / 1000)
 
     # ── filling ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -244,7 +245,7 @@ class Pools:
 
     def is_repeated(self, mark: bytes) -> bool:
         """Whether this very request was given keys a moment ago."""
-        return bool(self._retries.given(mark, self._clock.unix_s()))
+        return bool(self._retries.given(mark))
 
     def quality(self, initiator: SaeId, target: SaeId) -> Quality | None:
         """What the keys that lie ready rest on, the worst of them; None: there are none."""
@@ -268,7 +269,7 @@ class Pools:
     ) -> Sequence[SuppliedKey]:
         """Fresh keys for the initiator, written down; nothing may leave before `flush`. KeyExhausted: nothing taken."""
         # Of a request that was cut off by a crash only a part may have reached the disk: then the rest is fresh.
-        again = self._retries.given(mark, self._clock.unix_s())
+        again = self._retries.given(mark)
         missing = number - sum(count for *_, count in again)
         if again and missing <= 0:
             return self._give(again)
@@ -306,7 +307,7 @@ class Pools:
         """
         again = {
             (id(segment), place)
-            for segment, unit, key_octets, count in self._retries.given(mark, self._clock.unix_s())
+            for segment, unit, key_octets, count in self._retries.given(mark)
             for place in range(unit, unit + count * units_of(key_octets), units_of(key_octets))
         }
         places, strange = self.find(target, initiator, key_ids, again)
@@ -408,11 +409,11 @@ class Pools:
         for segment in list(self._by_key.values()):
             if segment.expires_unix_s <= now:
                 self._finish(segment, SegmentState.DESTROYED, "expired")
-            elif segment.closed_unix_s is not None and not 0 <= now - segment.closed_unix_s <= self._retries.window_s:
+            elif segment.closed_s is not None and self._retries.is_over(segment.closed_s):
                 self._finish(segment, SegmentState.SPENT, None)
         for reader in filter(None, (segment.reader for segment in self._readers.values())):
             reader.rest()
-        self._retries.expire(now)
+        self._retries.expire()
         self._consume.mark_answered()
         self._consume.prepare()
         if self._consume.file > self._checkpoint_file + 1 or not 0 <= now - self._checkpoint_unix_s < CHECKPOINT_S:
@@ -548,7 +549,7 @@ class Pools:
             self._mark(segment, kind, unit, count * units_of(key_octets))
             self._append(kind, segment, unit, key_octets, count, mark, now)
         if mark != NO_MARK and parts:
-            self._retries.remember(mark, now, parts, self._consume.file)
+            self._retries.remember(mark, parts, self._consume.file)
 
     def _append(
         self, kind: int, segment: Segment, unit: int, key_octets: int, count: int, mark: bytes, now: float
@@ -569,7 +570,7 @@ class Pools:
         segment.free = segment.units - segment.cursor if kind == INITIATED else segment.free - units
         segment.pool.free += segment.free - before
         if segment.free <= 0 and segment.closed_unix_s is None:
-            segment.closed_unix_s = self._clock.unix_s()
+            segment.closed_unix_s, segment.closed_s = self._clock.unix_s(), self._clock.monotonic_s()
 
     def _finish(self, segment: Segment, state: SegmentState, reason: str | None) -> None:
         """The end of a segment: on record, then shredded, then out of sight."""

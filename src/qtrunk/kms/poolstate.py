@@ -69,6 +69,8 @@ class Segment:
     """Since the last checkpoint."""
     closed_unix_s: float | None = None
     """Nothing is left to give out; the material stays until no client can ask again."""
+    closed_s: float | None = None
+    """The same by the clock that only goes on, where a start counts anew: what waits, waits by this one."""
     reader: SegmentReader | None = None
     quality: Quality
 
