@@ -34,7 +34,6 @@ from qtrunk.sim.network.scenario import plan, play
 from qtrunk.sim.soak import same_order
 
 PAGE = Path(__file__).parent.parent / "docs" / "simulation.md"
-KEPT_FAULTS_S = 25.0
 BEGIN, END = "<!-- planted: begin -->", "<!-- planted: end -->"
 
 
@@ -272,12 +271,12 @@ KEPT = [
 """Of each, `tests/sim/test_soak.py` keeps a seed."""
 
 
-def seed_to_keep(name: str, first: int, most: int) -> tuple[str, int, str]:
+def seed_to_keep(name: str, first: int, most: int, faults_s: float) -> tuple[str, int, str]:
     """As `seeds_until_found`: the first seed that finds a mistake of KEPT; runs as that test has them."""
     planted = next(one for one in KEPT if one.name == name)
     for seed in range(first, first + most):
         kinds = tuple(kind for kind in plan(seed).kinds if kind != AIMED)
-        given = replace(plan(seed), kinds=kinds, faults_s=KEPT_FAULTS_S)
+        given = replace(plan(seed), kinds=kinds, faults_s=faults_s)
         with planted.make():
             outcome = play(seed, given=given)
         if outcome.error and not play(seed, given=given).error:
@@ -302,6 +301,7 @@ def main() -> None:
     parser.add_argument("--only")
     parser.add_argument("--kept", action="store_true", help="mistakes that seeds found once: the seed to keep for each")
     parser.add_argument("--first", type=int, default=1, help="where to begin with --kept")
+    parser.add_argument("--faults", type=float, default=25.0, help="seconds of faults with --kept")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
@@ -309,7 +309,8 @@ def main() -> None:
     if options.kept:
         with ProcessPoolExecutor(options.processes) as pool:
             kept = [one.name for one in KEPT if options.only in (None, one.name)]
-            for done in as_completed(pool.submit(seed_to_keep, name, options.first, options.most) for name in kept):
+            span = options.first, options.most, options.faults
+            for done in as_completed(pool.submit(seed_to_keep, name, *span) for name in kept):
                 print(*done.result(), flush=True)
         return
     names = [one.name for one in PLANTED if options.only in (None, one.name)]

@@ -1,7 +1,7 @@
 """What requests were given a moment ago, so that a client who lost the answer gets the same keys again (`kms.pools`).
 
-A request is known by its mark, which names the client's certificate and the request (`base.ports.KeySupply`). Times are of
-the clock that only goes on: a step of the time of day neither gives a client other keys nor keeps old ones.
+A request is known by its mark, which names the client's certificate and the request (`base.ports.KeySupply`). Times
+are of the clock that only goes on: a step of the time of day neither gives a client other keys nor keeps old ones.
 """
 
 from collections import OrderedDict
