@@ -24,8 +24,8 @@ from qtrunk.sim.soak import same_order
 def main() -> None:
     parser = argparse.ArgumentParser(description="speed of a simulated network")
     parser.add_argument("topology", nargs="?", default="two-rings")
-    parser.add_argument("--seconds", type=float, default=300.0, help="virtual, at rest")
-    parser.add_argument("--warm", type=float, default=120.0, help="virtual seconds before it is at rest")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="virtual, at rest")
+    parser.add_argument("--warm", type=float, default=900.0, help="virtual seconds before it is at rest")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true", help="times real time alone, as JSON")
     options = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> None:
         )
     print(json.dumps(found) if options.json else "\n".join(lines))
     if options.profile:
-        pstats.Stats(profile).sort_stats("tottime").print_stats(45)
+        pstats.Stats(profile).sort_stats("tottime").print_stats(25)
 
 
 if __name__ == "__main__":

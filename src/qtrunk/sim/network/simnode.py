@@ -1,6 +1,7 @@
 """A production node (`node.node.Node`) on a simulated machine: its clock, dice, disk, papers and links."""
 
 import atexit
+import math
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from qtrunk.stages import Role
 from qtrunk.topology import Link, Topology
 
 UNIX_S = 1_800_000_000.0
+WANDER_S = 600.0
+"""In a few of these the drift of a clock turns."""
 KEY_API, ADMIN_API, INTER_NODE = 1, 2, 3
 """Ports; the host of a machine is its name."""
 POOL_OCTETS_MAX = 64 << 10
@@ -82,7 +85,10 @@ def papers(name: str) -> Papers:
 
 
 class MachineClock:
-    """`base.ports.Clock` of a machine: the time of day may be wrong, jump and drift; the other only goes on."""
+    """`base.ports.Clock` of a machine: the time of day may be wrong, jump and drift; the other only goes on.
+
+    `drift` is its rate at the start. Over hours it wanders to and fro, as one that is steered (NTP) does.
+    """
 
     def __init__(self, loop: VirtualLoop, offset_s: float = 0.0, drift: float = 0.0) -> None:
         self._loop = loop
@@ -91,7 +97,8 @@ class MachineClock:
 
     def unix_s(self) -> float:
         """See Clock."""
-        return UNIX_S + self.offset_s + self._loop.time() * (1 + self._drift)
+        now_s = self._loop.time()
+        return UNIX_S + self.offset_s + now_s + self._drift * WANDER_S * math.sin(now_s / WANDER_S)
 
     def monotonic_s(self) -> float:
         """See Clock."""
