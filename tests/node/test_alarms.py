@@ -18,6 +18,20 @@ from qtrunk.node.alarms import SETTLE_S, AlarmBoard, AlarmFile
 ID = alarm_id("a-b", "LinkOff")
 
 
+def test_what_comes_up_is_told_once(clock):
+    board, told = AlarmBoard(clock), []
+    board.on_raised = lambda: told.append(len(board.active()))
+    board.raise_alarm("a-b", "LinkOff", "major", "dark")
+    board.raise_alarm("a-b", "LinkOff", "major", "darker")
+    board.raise_alarm("a-b", "LinkOff", "critical", "worse")
+    assert told == [1]
+    assert board.has_active()
+    board.clear("a-b")
+    assert not board.has_active()
+    board.raise_alarm("a-b", "LinkOff", "major", "again")
+    assert told == [1, 1]
+
+
 def test_acks_and_shelves_survive_a_restart_and_what_is_over_is_cleared(clock, tmp_path):
     path = tmp_path / "alarms.db"
     board = AlarmBoard(clock, path)

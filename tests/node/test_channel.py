@@ -2,15 +2,17 @@
 
 import asyncio
 import socket
+import struct
 
 import pytest
 from enrol_kit import Clock
 
 from qtrunk.base.errors import AuthenticationFailed
+from qtrunk.base.wire import encode, frame
 from qtrunk.node.ca import certificates, files
 from qtrunk.node.ca.authority import Authority
 from qtrunk.node.ca.identity import Identity, Kind
-from qtrunk.node.channel import PATH_S, InterNodeServer, dial, node_context
+from qtrunk.node.channel import HELLO_VERSION, PATH_S, Hello, InterNodeServer, dial, node_context
 from qtrunk.node.config import Address
 from qtrunk.node.revocation import Registry
 from qtrunk.node.world import SystemRandom
@@ -75,6 +77,36 @@ def test_a_certificate_of_another_kind_is_no_node(authority, tmp_path):
         names = {"node": "c", "peer": "b", "link": "a-b", "service": "kx", "is_revoked": nobody.is_revoked}
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError, AuthenticationFailed)):
             await dial(here, context(tmp_path, "c", server=False), **names)
+        server.close()
+
+    asyncio.run(play())
+
+
+def test_a_connection_that_is_gone_before_it_is_watched_harms_nobody(authority, tmp_path):
+    """A neighbour that says hello and resets: whoever takes the connection finds no socket in it."""
+
+    async def play():
+        nobody = Registry(None, tmp_path / "ca" / "ca.pem", Clock())
+        server = InterNodeServer("b", context(tmp_path, "b", server=True), nobody.is_revoked)
+        accepted = asyncio.Queue()
+        server.expect("a-b", "kx", "a", accepted.put_nowait)
+        await server.start(Address("127.0.0.1", 0))
+        here = ("127.0.0.1", server._server.sockets[0].getsockname()[1])
+        own = context(tmp_path, "a", server=False)
+        for _ in range(5):
+            _, writer = await asyncio.open_connection(*here, ssl=own)
+            hello = Hello(version=HELLO_VERSION, node="a", link="a-b", service="kx")
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.write(frame(encode(hello)))
+            writer.transport.abort()
+            async with asyncio.timeout(10.0):
+                channel = await accepted.get()
+            for _ in range(3):
+                channel.watch()
+                await asyncio.sleep(0.0)
+            with pytest.raises((OSError, asyncio.IncompleteReadError)):
+                await channel.receive()
         server.close()
 
     asyncio.run(play())

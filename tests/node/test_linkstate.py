@@ -31,18 +31,35 @@ def make(statistics, clock, blocks):
 
 
 def test_a_pause_is_no_rate_while_it_lasts_and_no_part_of_the_rate_after_it(statistics, clock):
-    make(statistics, clock, 10)
+    make(statistics, clock, 4)
     assert statistics.rates_bps()[1] == pytest.approx(RATE_BPS)
+    assert not statistics.note_pause(is_paused=True)
     clock.now_s += STALLED_S + 1.0
     assert statistics.rates_bps() == (0.0, 0.0)
     clock.now_s += 3600.0
     make(statistics, clock, 1)
+    assert statistics.rates_bps() == (0.0, 0.0), "one that was under way"
+    assert not statistics.note_pause(is_paused=True)
+    assert statistics.note_pause(is_paused=False)
+    assert not statistics.note_pause(is_paused=False), "it is over once"
+    make(statistics, clock, 1)
     assert statistics.rates_bps()[1] == pytest.approx(RATE_BPS)
 
 
-def test_a_gap_in_which_a_link_is_not_stalled_counts(statistics, clock):
+@pytest.mark.parametrize("gap_s", [STALLED_S / 2, 300.0])
+def test_a_gap_that_nobody_chose_counts(statistics, clock, gap_s):
+    """Light that takes long, or blocks that die without a word."""
     make(statistics, clock, 4)
+    clock.now_s += gap_s
+    make(statistics, clock, 1)
+    assert statistics.rates_bps()[1] == pytest.approx(RATE_BPS * 5 * BLOCK_S / (5 * BLOCK_S + gap_s))
+
+
+def test_a_short_pause_leaves_the_blocks_before_it(statistics, clock):
+    make(statistics, clock, 4)
+    statistics.note_pause(is_paused=True)
     clock.now_s += STALLED_S / 2
+    assert statistics.note_pause(is_paused=False)
     make(statistics, clock, 4)
     assert statistics.rates_bps()[1] == pytest.approx(RATE_BPS * 8 * BLOCK_S / (8 * BLOCK_S + STALLED_S / 2))
 

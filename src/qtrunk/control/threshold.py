@@ -35,6 +35,11 @@ class Ladder:
     steps: tuple[Step, ...]
     _states: dict[str, _State] = field(default_factory=dict)
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether a step turns once the value has stayed for a while: another look is needed."""
+        return any(state.since_s is not None for state in self._states.values())
+
     def note(self, value: float, now_s: float) -> str | None:
         """The worst step that is set after this value; None: all is well."""
         worst = None

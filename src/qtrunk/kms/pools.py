@@ -419,6 +419,13 @@ class Pools:
         if self._consume.file > self._checkpoint_file + 1 or not 0 <= now - self._checkpoint_unix_s < CHECKPOINT_S:
             self.checkpoint()
 
+    def rest_s(self) -> float:
+        """How long until a segment ends by itself: it expires, or nobody can ask again."""
+        now = self._clock.unix_s()
+        ends = [segment.expires_unix_s - now for segment in self._by_key.values()]
+        ends += [self._retries.left_s(one.closed_s) for one in self._by_key.values() if one.closed_s is not None]
+        return min(ends, default=float("inf"))
+
     def checkpoint(self) -> None:
         """Record how far every living segment is, so that the next start reads nothing of the journal before."""
         self._consume.flush()

@@ -42,7 +42,10 @@ class Retries:
     def remember(self, mark: bytes, parts: Sequence[Part], file: int, age_s: float = 0.0) -> None:
         """Parts of the answer to a request; `age_s`: how old it is, as far as a node that starts anew can tell."""
         known = self._answers.get(mark)
-        if known is not None:
+        if known is not None and known.until_s < self._clock.monotonic_s():
+            # Too old to be given again: this is another request.
+            del self._answers[mark]
+        elif known is not None:
             # One request may have taken from several segments.
             known.parts += parts
             return
@@ -61,9 +64,13 @@ class Retries:
         ]:
             del self._answers[mark]
 
+    def left_s(self, since_s: float) -> float:
+        """How long somebody may still ask again for what was given out until then."""
+        return since_s + self.window_s - self._clock.monotonic_s()
+
     def is_over(self, since_s: float) -> bool:
         """Whether nobody may ask again for what was given out until then."""
-        return self._clock.monotonic_s() - since_s > self.window_s
+        return self.left_s(since_s) < 0.0
 
     def expire(self) -> None:
         """Let go of what nobody may ask for again."""

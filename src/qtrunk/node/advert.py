@@ -212,6 +212,11 @@ class Adverts:
             return None
         return heard.levels.get(link)
 
+    @property
+    def away(self) -> tuple[str, ...]:
+        """Nodes that were heard once and cannot be reached, for however short a time."""
+        return self._away
+
     def silent(self, now_s: float) -> frozenset[str]:
         """Nodes that were heard once and cannot be reached for STALE_S."""
         return frozenset(node for node in self._away if self._is_silent(node, self._heard[node], now_s))

@@ -130,7 +130,7 @@ class Agent:
         """Tell what changes, for ever."""
         while True:
             self.look()
-            await self._pace.turn(LOOK_S, REST_S)
+            await self._pace.turn(LOOK_S, REST_S, at_most_s=REST_S)
 
     def look(self) -> None:
         """Once."""

@@ -72,6 +72,7 @@ class _Wanted:
     stock: Stock
     meter: Meter
     expected_bps: float = 0.0
+    looked_s: float = float("-inf")
     asked_s: float = -MEMORY_S
     pause_s: float = 0.0
     not_before_s: float = 0.0
@@ -155,6 +156,9 @@ class FillAhead:
     def stock(self, initiator: SaeId, target: SaeId) -> Stock:
         """What a pool offers now, with what could be relayed for it at once; the SAEs must be known."""
         wanted = self._want(initiator, target)
+        if self._clock.monotonic_s() - wanted.looked_s > PERIOD_S:
+            # At rest nobody has looked for long, and others may have said something of their links.
+            self._look_at((initiator, target), wanted)
         wanted.stock.level_bits = 8 * self._pools.octets(initiator, target) + wanted.open_bits
         return wanted.stock
 
@@ -265,7 +269,7 @@ class FillAhead:
             self._look_at(pair, wanted)
 
     def _look_at(self, pair: Pair, wanted: _Wanted) -> None:
-        now_s = self._clock.monotonic_s()
+        wanted.looked_s = now_s = self._clock.monotonic_s()
         stock = wanted.stock
         tenant = self._applications.tenant(pair, self._topology.tenant_of(pair[0]))
         wanted.is_guaranteed = tenant.guaranteed_bps > 0

@@ -10,6 +10,7 @@ import copy
 import logging
 import sqlite3
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -84,6 +85,8 @@ class AlarmBoard:
         self._file: AlarmFile | None = None
         self._path = path
         self._settle_s: float | None = None
+        self.on_raised: Callable[[], object] = lambda: None
+        """Called whenever one comes up, in the thread that raised it."""
         self._unkept: tuple[dict[str, Alarm], set[str]] = ({}, set())
         if path is None:
             return
@@ -99,7 +102,10 @@ class AlarmBoard:
     def raise_alarm(self, resource: str, type_: str, severity: str, text: str) -> bool:
         """Raise, or repeat; True when it was not up."""
         with self._lock:
-            return self._list.raise_alarm(resource, type_, severity, text, self._clock.unix_s())
+            is_new = self._list.raise_alarm(resource, type_, severity, text, self._clock.unix_s())
+        if is_new:
+            self.on_raised()
+        return is_new
 
     def clear(self, resource: str, type_: str | None = None) -> None:
         """Clear one type, or every alarm, of a resource."""

@@ -87,13 +87,20 @@ class AlarmWatch:
         """For ever."""
         ask_s = self._clock.monotonic_s() + PLAN_AFTER_S
         while True:
-            until_s = min([ask_s, *(one.begun_s + FILL_S for one in self._pool_states.values() if not one.was_filled)])
-            at_most_s = max(PERIOD_S, until_s - self._clock.monotonic_s())
-            await self._pace.turn(PERIOD_S, REST_S, LASTING_S, at_most_s=at_most_s)
+            at_most_s = self._until_due_s(ask_s - self._clock.monotonic_s())
+            await self._pace.turn(PERIOD_S, REST_S, LASTING_S, at_most_s=max(PERIOD_S, at_most_s))
             self.look()
             if self._clock.monotonic_s() >= ask_s:
                 ask_s = self._clock.monotonic_s() + PLAN_AGAIN_S
                 await self._ask_for_plans()
+
+    def _until_due_s(self, ask_in_s: float) -> float:
+        """How long until time alone may bring something about."""
+        now_s = self._clock.monotonic_s()
+        missed = [one.begun_s + FILL_S - now_s for one in self._pool_states.values() if not one.was_filled]
+        ladders = [*(one.ladder for one in self._pool_states.values()), *self._node_states.values()]
+        is_pending = any(one.is_pending for one in (*ladders, *self._watches.values()))
+        return min([ask_in_s, REST_S if is_pending else float("inf"), *(left_s for left_s in missed if left_s > 0)])
 
     def adopt(self) -> None:
         """The topology has changed: nothing is kept of links and nodes that are gone, their alarms are over."""

@@ -98,6 +98,9 @@ class Flooding:
         self._told_claims: tuple[Claim, ...] = ()
         self._told_levels: list[LinkLevel] = []
         self._told_s = float("-inf")
+        self._words: dict[NodeId, tuple[tuple[object, ...], ...]] = {}
+        """What each node said last of its links, but for their levels."""
+        self._away: tuple[str, ...] = ()
         self.changed = asyncio.Event()
         """Set whenever routes may have changed; whoever waits clears it."""
         self.on_levels: Callable[[], None] = lambda: None
@@ -172,8 +175,9 @@ class Flooding:
         )
 
     def _until_turn_s(self) -> float:
-        """How long until a hold-off or a window turns."""
-        now_s, until = self._clock.monotonic_s(), [float("inf")]
+        """How long until a hold-off or a window turns, or an alarm may."""
+        is_pending = self._reserving is not None and self._reserving.is_pending
+        now_s, until = self._clock.monotonic_s(), [REST_S if is_pending else float("inf")]
         until += [left_s for own in self._own.values() if (left_s := own.damper.left_s(now_s)) > 0.0]
         if self._maintenance is not None:
             now_unix_s = self._clock.unix_s()
@@ -183,6 +187,10 @@ class Flooding:
 
     def _look_who_is_there(self) -> None:
         """What nodes said that fell silent says nothing any more; that of nodes that are back counts again."""
+        if self._adverts.away != self._away:
+            # Alarms follow, in some seconds.
+            self._away = self._adverts.away
+            self._pace.stir()
         for node in self._adverts.stale(self._clock.monotonic_s()):
             self._routing.forget(node)
             if self._reserving is not None:
@@ -223,10 +231,14 @@ class Flooding:
     def _learn(self, node: NodeId, levels: Sequence[LinkLevel], claims: Sequence[Claim]) -> None:
         version = self._routing.version
         lost = self._routing.note(node, levels)
+        words = tuple((one.link, one.is_usable, one.is_enabled, one.is_doubtful, one.is_connected) for one in levels)
+        if words != self._words.get(node):
+            # More than a level: what is in use may be another.
+            self._words[node] = words
+            self._pace.stir()
         if self._reserving is not None:
             self._reserving.note(node, levels, claims)
         if lost:
             self._relay.links_lost(lost)
-            self._pace.stir()
         if self._routing.version != version:
             self.changed.set()

@@ -99,15 +99,16 @@ class Greeter:
             [link for link, span in spans.items() if span >= JOINT] if max(spans.values(), default=0.0) >= 1.0 else []
         )
 
-    def silent(self) -> list[LinkId]:
+    def silent(self, *, is_quick: bool) -> list[LinkId]:
         """Who is gone."""
         now_s = self._clock.monotonic_s()
-        return [link for link, one in self._neighbours.items() if now_s >= _gone_s(one)]
+        return [link for link, one in self._neighbours.items() if now_s >= _gone_s(one, is_quick=is_quick)]
 
     def rest_s(self, *, is_quick: bool) -> float:
         """Until somebody is due or gone, and a little more."""
         until_s = [
-            min(one.said_s + _period_s(one, is_quick=is_quick), _gone_s(one)) for one in self._neighbours.values()
+            min(one.said_s + _period_s(one, is_quick=is_quick), _gone_s(one, is_quick=is_quick))
+            for one in self._neighbours.values()
         ]
         return max(0.0, min(until_s, default=float("inf")) - self._clock.monotonic_s()) + 1e-3
 
@@ -151,8 +152,8 @@ def _period_s(one: _Neighbour, *, is_quick: bool) -> float:
     return QUICK_S if is_quick or one.asked_s is not None else SLOW_S
 
 
-def _gone_s(one: _Neighbour) -> float:
-    """When it is gone, unless it says something."""
+def _gone_s(one: _Neighbour, *, is_quick: bool) -> float:
+    """When it is gone, unless it says something. Of one that is asked every QUICK_S, silence began before that."""
     if one.asked_s is None:
         return float("inf")
-    return max(one.heard_s + SILENCE_S, one.asked_s + SILENCE_S - QUICK_S)
+    return max(one.heard_s + SILENCE_S, one.asked_s + SILENCE_S - (QUICK_S if is_quick else 0.0))

@@ -174,7 +174,7 @@ class KxRunner:
             await self._pace.turn(TICK_S, rest_s, is_busy=self._machine.is_waiting, at_most_s=rest_s)
             for link in self._greeter.due(is_quick=self._is_quick()):
                 self._greet(link)
-            for link in self._greeter.silent():
+            for link in self._greeter.silent(is_quick=self._is_quick()):
                 self._channels[link].close()
             try:
                 self._carry_out(self._machine.tick())

@@ -104,8 +104,10 @@ class LinkRunner(LinkWorker[SessionEffect]):
             "warning",
             "blocks are authenticated by ML-DSA signatures: there is no authentication key yet",
         )
+        is_paused = self.statistics.is_held or level.total_octets >= self._pool_octets_max
+        self.statistics.note_pause(is_paused=is_paused)
         if isinstance(self._session, LinkAlice):
-            self._session.pause(is_paused=self.statistics.is_held or level.total_octets >= self._pool_octets_max)
+            self._session.pause(is_paused=is_paused)
             if self._light.is_due and not self._is_following:
                 self._is_following = True
                 question = msgspec.json.encode(self._light.question())

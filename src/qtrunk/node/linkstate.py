@@ -71,6 +71,8 @@ class LinkStatistics:
     _errors: tuple[object, float | None] = (None, None)
     _light_s: float = 0.0
     """How long the light of the last block took."""
+    _paused_s: float | None = None
+    """Since when no key is made because nobody needs any."""
     _level: PoolLevel | None = None
     _epsilon: tuple[float, float] = (0.0, 0.0)
     _recent: deque[_Block] = field(default_factory=lambda: deque(maxlen=RATE_BLOCKS))
@@ -127,6 +129,20 @@ class LinkStatistics:
         """What took the place of the light of the next block: how long a vendor's keys for it took to come."""
         self._light_s = seconds
 
+    def note_pause(self, *, is_paused: bool) -> bool:
+        """Whether this end makes no key because nobody needs any; True in the moment in which that is over. A long
+        pause is no part of the rate, nor does what was before it say anything of the rate from then on.
+        """
+        now_s, since_s = self.clock.monotonic_s(), self._paused_s
+        if is_paused:
+            self._paused_s = now_s if since_s is None else since_s
+            return False
+        self._paused_s = None
+        if since_s is not None and now_s - since_s > STALLED_S:
+            with self._lock:
+                self._recent.clear()
+        return since_s is not None
+
     def note_level(self, level: PoolLevel, epsilon: float, epsilon_max: float) -> None:
         """The store's levels, as of the last tick, and the sum of the link's epsilons."""
         self._level, self._epsilon = level, (epsilon, epsilon_max)
@@ -175,17 +191,15 @@ class LinkStatistics:
         )
 
     def _append(self, sifted_bits: int, secret_bits: int) -> None:
-        now_s = self.clock.monotonic_s()
-        if self._recent and _has_stalled(self._recent[-1], now_s - self._light_s):
-            # What was before a pause says nothing of the rate from now on; nor is the pause a part of it.
-            self._recent.clear()
-        self._recent.append(_Block(now_s, self._light_s, sifted_bits, secret_bits))
+        if self._paused_s is None:
+            # How long a block took that came in a pause, nobody can say.
+            self._recent.append(_Block(self.clock.monotonic_s(), self._light_s, sifted_bits, secret_bits))
 
     def rates_bps(self) -> tuple[float, float]:
         """Sifted and secret key rate, bit/s, over the last blocks (0 when none came for a while)."""
         with self._lock:
             blocks = list(self._recent)
-        if not blocks or _has_stalled(blocks[-1], self.clock.monotonic_s()):
+        if not blocks or self.clock.monotonic_s() - blocks[-1].at_s > max(STALLED_S, 4 * blocks[-1].light_s):
             return 0.0, 0.0
         light_s = sum(block.light_s for block in blocks)
         span_s = max(light_s, blocks[-1].at_s - blocks[0].at_s + blocks[0].light_s)
@@ -249,8 +263,3 @@ class LinkStatistics:
             "readings": readings,
             **figures,
         }
-
-
-def _has_stalled(last: _Block, now_s: float) -> bool:
-    """Whether no block came for too long."""
-    return now_s - last.at_s > max(STALLED_S, 4 * last.light_s)

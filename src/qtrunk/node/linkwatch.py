@@ -58,6 +58,11 @@ class LinkWatch:
     _seen: tuple[object, object] = (None, None)
     """Number of the last block that was looked at: its light, its errors."""
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether time alone may bring an alarm about, or end one."""
+        return self._rate.is_pending
+
     def look(self, now_s: float, *, is_full: bool) -> None:
         """About once a second; `is_full`: the pool is so full that no key is made."""
         link = self.statistics.link.id

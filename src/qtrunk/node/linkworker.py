@@ -114,6 +114,12 @@ class LinkWorker(ABC, Generic[E]):
             self._events.put_nowait(None)
         self._thread.join(5.0)
 
+    def enable(self, *, is_enabled: bool) -> None:
+        """Whether this end may generate key: the neighbours have to hear of it."""
+        self.is_enabled = is_enabled
+        self._pace.stir()
+        self.hold(is_held=not is_enabled)
+
     def hold(self, *, is_held: bool) -> None:
         """Stop or go on generating key; what is under way is finished. The leading end does it, at its next tick."""
         if is_held != self.statistics.is_held:

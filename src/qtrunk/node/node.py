@@ -91,6 +91,8 @@ class Node:
         self._clock = world.clock
         self._pace = Pace(world.clock)
         self._pace.is_uneasy = alarms.has_active
+        # Who was revoked is told apart with the next word that comes.
+        trust.when_revoked(self._pace.stir)
         self._random = world.random
         self._alarms = alarms
         self._started_unix_s = self._clock.unix_s()
@@ -226,6 +228,7 @@ class Node:
 
     async def start(self) -> None:
         """Bring everything up; the node is in service when this returns."""
+        self._alarms.on_raised = partial(asyncio.get_running_loop().call_soon_threadsafe, self._pace.stir)
         if self._interworking is not None:
             # First: it voids what was under way before, and nothing new may be among that.
             await self._interworking.start(self._fail)
@@ -278,6 +281,7 @@ class Node:
         await asyncio.gather(*running, return_exceptions=True)
         for runner in self._links:
             await asyncio.to_thread(runner.stop)
+        self._alarms.on_raised = lambda: None
         await self._commit.close()
         self._store.close()
         self._supply.close()
@@ -540,7 +544,8 @@ class Node:
         # Soon after the start, when neighbours are there, then now and then.
         synced_s = self._clock.monotonic_s() + 2 * POOL_TICK_S - SYNC_PERIOD_S
         while True:
-            await self._pace.turn(POOL_TICK_S, POOL_REST_S, LASTING_S)
+            at_most_s = max(POOL_TICK_S, self._store.pools.rest_s())
+            await self._pace.turn(POOL_TICK_S, POOL_REST_S, LASTING_S, at_most_s=at_most_s)
             self._clocks.tick()
             try:
                 self._store.pools.tick()

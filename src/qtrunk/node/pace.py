@@ -1,8 +1,8 @@
 """When the parts of a node look again: soon while something happens in it, seldom while nothing does.
 
 Whoever watches something waits for its next turn here. Whoever makes something happen says so (`stir`): a connection
-that comes or goes, a block of key, a message of the relay, keys that are given out, a command. Everybody looks at once
-then, and at the quick period for a while; after that, and until the next stir, at the slow one, and the longer nothing
+that comes or goes, a block of key, a message of the relay, keys that are given out, a command, an alarm. Then all look
+at once, and at the quick period for a while; after that, until the next stir, at the slow one, and the longer nothing
 happens the more seldom: after a time that is a share of the calm so far. So what an event brings about later is found
 in proportion to how long it takes, a node at rest costs nearly nothing, and one at work does what it always did. While
 something is wrong at the node (`is_uneasy`) nobody gets more seldom than the slow period.

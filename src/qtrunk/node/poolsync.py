@@ -19,8 +19,8 @@ from qtrunk.node.notes import Notes
 from qtrunk.topology import Topology
 
 PERIOD_S = 20.0
-TIMES, SELDOM = 3, 6
-"""What has not changed is said in the first so many periods, notes may be lost; then in one period of so many."""
+TIMES, SELDOM_S = 3, 120.0
+"""What has not changed is said in the first so many periods, notes may be lost; then once in so long."""
 SETTLED_S = 30.0
 """A segment that was made so lately may not have been confirmed yet."""
 _HOLDING, _VOIDS = "pool-holding", "pool-voids"
@@ -56,8 +56,8 @@ class PoolSync:
         self._pools = pools
         self._notes = notes
         self._clock = clock
-        self._told: dict[tuple[SaeId, SaeId], tuple[list[int], int]] = {}
-        """What was said last, and for how many periods it has been so."""
+        self._told: dict[tuple[SaeId, SaeId], tuple[list[int], int, float]] = {}
+        """What was said last, how often, and when."""
         notes.serve(_HOLDING, self._compare)
         notes.serve(_VOIDS, self._void)
 
@@ -71,10 +71,13 @@ class PoolSync:
                 self._tell(known.node, _HOLDING, Holding(initiator=initiator, target=target, segments=segments))
 
     def _is_due(self, pair: tuple[SaeId, SaeId], segments: list[int]) -> bool:
-        before, periods = self._told.get(pair, ([], -1))
-        periods = periods + 1 if before == segments else 0
-        self._told[pair] = (segments, periods)
-        return periods < TIMES or periods % SELDOM == 0
+        now_s = self._clock.monotonic_s()
+        before, times, told_s = self._told.get(pair, ([], 0, 0.0))
+        times = times if before == segments else 0
+        if times >= TIMES and now_s - told_s < SELDOM_S:
+            return False
+        self._told[pair] = (segments, times + 1, now_s)
+        return True
 
     def _compare(self, node: NodeId, octets: bytes) -> None:
         body = decode(octets, Holding)

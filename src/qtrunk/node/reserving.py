@@ -90,6 +90,11 @@ class Reserving:
     def _level(self, hop: Hop) -> LinkLevel | None:
         return self._adverts.level(*hop, self._clock.monotonic_s())
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether time alone may bring an alarm about, or end one."""
+        return any(ladder.is_pending for ladder in self._ladders.values())
+
     def look(self) -> None:
         """Every few seconds: whether the own links can carry what is claimed of them."""
         for link in self._topology.links_of(self._node):

@@ -7,6 +7,7 @@ force. A node that has never seen a good one since its start refuses everybody (
 """
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,8 @@ class Registry:
         self._seen: tuple[int, int, int] | None = None
         self._serials: frozenset[int] = frozenset()
         self._lists: dict[x509.Name, _List] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever other certificates are revoked."""
         self.problem: str | None = None
         """What is wrong with the list, for an alarm."""
         self.look()
@@ -98,7 +101,9 @@ class Registry:
             raise RequestRefused(f"crl: number {number} is older than {before.number}, which is in force")
         self._lists[found.issuer] = _List(number, serials, until.timestamp() if until is not None else 0.0)
         # One set for the lists of all authorities: serial numbers are random, so none means two certificates.
-        self._serials = frozenset().union(*(entry.serials for entry in self._lists.values()))
+        before_all, self._serials = self._serials, frozenset().union(*(one.serials for one in self._lists.values()))
+        if self._serials != before_all:
+            self.on_change()
         return number
 
     def _check_age(self) -> None:

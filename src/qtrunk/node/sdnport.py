@@ -71,8 +71,7 @@ class SdnPort:
         """See `agent015.NodePort`."""
         for worker in self._links:
             if worker.link == link:
-                worker.is_enabled = is_enabled
-                worker.hold(is_held=not is_enabled)
+                worker.enable(is_enabled=is_enabled)
 
     def set_application(self, pair: Pair, setting: Setting) -> None:
         """See `agent015.NodePort`."""

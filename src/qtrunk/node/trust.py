@@ -11,7 +11,7 @@ Operations that need two persons here: `add-ca`, `add-verifying-key`, and what t
 
 import asyncio
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -119,6 +119,10 @@ class Trust:
     def note_refusal(self, operator: Operator, what: str) -> None:
         """An operator tried to change what its roles do not let it change."""
         self.audit.record(f"operator {operator.name}", what, self._config.node, "refused")
+
+    def when_revoked(self, call: Callable[[], None]) -> None:
+        """Call this whenever another list is in force."""
+        self._registry.on_change = call
 
     # ── watching ────────────────────────────────────────────────────────────────────────────────────────────────────
 

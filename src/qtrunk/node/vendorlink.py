@@ -176,7 +176,6 @@ class VendorRunner(LinkWorker[VendorEffect]):
         self._asked: queue.SimpleQueue[Fetch | Collect | Join | None] = queue.SimpleQueue()
         self._kme_thread = threading.Thread(target=self._ask_kme, name=f"vendor-{link.id}", daemon=True)
         self._since_s = clock.monotonic_s()
-        self._was_paused = False
         """When the last block was complete, or the first began."""
         statistics.figures = {"vendor": link.vendor.statement}
 
@@ -303,10 +302,8 @@ class VendorRunner(LinkWorker[VendorEffect]):
 
     def _on_tick(self) -> list[VendorEffect]:
         is_paused = self._note_level().total_octets >= self._pool_octets_max or self.statistics.is_held
-        if self._was_paused:
-            # What is not asked for takes no time.
+        if self.statistics.note_pause(is_paused=is_paused):
             self._since_s = self._clock.monotonic_s()
-        self._was_paused = is_paused
         if isinstance(self._vendor, VendorAlice):
             self._vendor.pause(is_paused=is_paused)
         return self._vendor.tick()
