@@ -277,6 +277,25 @@ def test_a_step_of_the_time_of_day_gives_a_repeated_request_no_other_keys(ends: 
     assert len(list((ends.directory / "a" / "pools").iterdir())) == 1, "and the spent segment is shredded in time"
 
 
+def test_a_node_at_rest_writes_no_checkpoints(ends: Ends) -> None:
+    ends.fill(640)
+    ends.take(5)
+    pools = ends.pools[0]
+    commits: list[str] = []
+    ends.stores[0]._journal._db.set_trace_callback(lambda sql: commits.append(sql) if "consumed" in sql else None)
+    for expected in (1, 1, 1):
+        ends.clock.now_s += 100
+        pools.tick()
+        assert len(commits) == expected
+    ends.take(5)
+    ends.clock.now_s += 100
+    pools.tick()
+    assert len(commits) == 2
+    ends.crash()
+    assert ends.pools[0].ledgers()[INITIATED, A, B].delivered == 10 * 32
+    ends.check()
+
+
 def cut_last_record(directory: Path) -> None:
     """A crash in the middle of a flush: the last record never reached the disk."""
     log = max((directory / "consume").glob("*.log"))

@@ -104,7 +104,7 @@ def play(scenario, wire_s=0.01):
         loop.close()
 
 
-def test_at_rest_each_end_of_a_link_says_one_hello_every_half_minute():
+def test_at_rest_each_end_of_a_link_says_one_hello_a_minute():
     async def scenario(loop, a, b):
         await asyncio.sleep(300.0)
         began_s = loop.time()

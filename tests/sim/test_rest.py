@@ -97,7 +97,7 @@ def test_a_way_that_stands_still_is_found_and_one_that_is_cut(trial):
     play(trial, story)
 
 
-def test_a_node_that_hangs_is_found_at_rest_within_half_a_minute_and_a_little(trial):
+def test_a_node_that_hangs_is_found_at_rest_within_a_minute_and_a_little(trial):
     async def story():
         # Its machine is there and takes what is sent; nobody reads it.
         for stream in list(trial.weather.streams):

@@ -79,6 +79,8 @@ class Pools:
         self._retries = Retries(retry_window_s, clock)
         self._readers: OrderedDict[tuple[int, int], Segment] = OrderedDict()
         self._checkpoint_file, self._checkpoint_unix_s = 0, 0.0
+        self._recorded: tuple[int, int] | None = None
+        """File and sequence of the consume journal that the last checkpoint names: one that says the same is none."""
 
     # ── opening ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -448,9 +450,11 @@ class Pools:
                 )
             db.execute("INSERT OR REPLACE INTO meta VALUES ('consumed', ?)", (f"{file} {sequence}".encode(),))
 
-        self._journal.run(work)
+        if changed or (file, sequence) != self._recorded:
+            self._journal.run(work)
         for segment in changed:
             segment.is_changed = False
+        self._recorded = file, sequence
         self._checkpoint_file, self._checkpoint_unix_s = self._consume.file, self._clock.unix_s()
 
     def close(self) -> None:

@@ -99,7 +99,7 @@ class AlarmWatch:
         now_s = self._clock.monotonic_s()
         missed = [one.begun_s + FILL_S - now_s for one in self._pool_states.values() if not one.was_filled]
         ladders = [*(one.ladder for one in self._pool_states.values()), *self._node_states.values()]
-        is_pending = any(one.is_pending for one in (*ladders, *self._watches.values()))
+        is_pending = any(one.is_pending for one in ladders) or any(one.is_pending for one in self._watches.values())
         return min([ask_in_s, REST_S if is_pending else float("inf"), *(left_s for left_s in missed if left_s > 0)])
 
     def adopt(self) -> None:

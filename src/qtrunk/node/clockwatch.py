@@ -20,7 +20,7 @@ from qtrunk.topology import Topology
 
 RESOURCE, TYPE = "clock", "ClockOffset"
 SAMPLES = 5
-FRESH_S = 100.0
+FRESH_S = 200.0
 """A sample counts for so long: of a neighbour at rest, three or four are that fresh."""
 STEPS = (Step("minor", -1.0, -0.5, 10.0, 10.0), Step("major", -60.0, -50.0, 10.0, 10.0))
 """Offset beyond its uncertainty in s, negative. Notes are refused from 300 s on (node.notes.AGE_MAX_S)."""

@@ -20,7 +20,7 @@ from qtrunk.base.ids import LinkId
 from qtrunk.base.ports import Clock
 from qtrunk.base.wire import Message, decode, encode
 
-QUICK_S, SLOW_S = 2.0, 30.0
+QUICK_S, SLOW_S = 2.0, 60.0
 CALM_S = 10.0
 """A node asks seldom once nothing has happened in it for so long."""
 JOINT = 0.7

@@ -225,6 +225,8 @@ class KxRunner:
             self._differs[link] = 0
             return
         self._differs[link] += 1
+        # Soon there is another hello, whether or not this one was about to come.
+        self._pace.stir()
         if self._differs[link] > 1:
             self._differs[link] = 0
             self._send(link, _KNOWN + self._adverts.known())

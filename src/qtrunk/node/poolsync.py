@@ -19,7 +19,7 @@ from qtrunk.node.notes import Notes
 from qtrunk.topology import Topology
 
 PERIOD_S = 20.0
-TIMES, SELDOM_S = 3, 120.0
+TIMES, SELDOM_S = 3, 600.0
 """What has not changed is said in the first so many periods, notes may be lost; then once in so long."""
 SETTLED_S = 30.0
 """A segment that was made so lately may not have been confirmed yet."""
