@@ -58,7 +58,7 @@ def journal_not_replayed() -> Any:
 
 
 def retry_gets_fresh_keys() -> Any:
-    return patch.object(pools.Retries, "given", lambda _self, _mark, _now: [])
+    return patch.object(pools.Retries, "given", lambda _self, _mark: [])
 
 
 def keys_not_compared() -> Any:

@@ -108,14 +108,17 @@ def until(condition: Callable[[], bool], what: str) -> None:
 def main() -> int:
     """Measure them all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], metavar="NAME", default=list(NAMES))
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; without: all of them")
     parser.add_argument("--write", action="store_true", help="docs/topology.md: these rows; the others stay")
     options = parser.parse_args()
+    strange = [name for name in options.names if name not in NAMES]
+    if strange:
+        parser.error(f"NAME: {', '.join(strange)}: choose from {', '.join(NAMES)}")
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     table, _, behind = rest.partition(END)
     rows = {found[1]: found[0] for found in re.finditer(r"^\| `([^`]+)` \|.*\n", table, re.MULTILINE)}
-    for name in options.names:
+    for name in options.names or NAMES:
         with tempfile.TemporaryDirectory(prefix="qtrunk-lab") as directory:
             try:
                 rows[name] = row(name, Path(directory) / "lab")

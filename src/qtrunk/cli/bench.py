@@ -1,5 +1,6 @@
 """`qtrunk bench`: figures of speed beside rivals."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import click
@@ -17,6 +18,10 @@ from qtrunk.plan.bench.figures import Figure
 @options.format_option
 def bench(only: str, runs: int, rivals: bool, write: Path | None, format_: str) -> None:
     """Measure how fast this machine is at what qtrunk does, beside rivals in the same run."""
+    if not any(fnmatchcase(name, only) for name in report.MAKERS):
+        raise click.BadParameter(
+            f"{only!r}: no benchmark is named so; there are {', '.join(report.MAKERS)}", param_hint="--only"
+        )
     figures: list[Figure] = []
     failures: list[str] = []
     for name, made in report.measure(only, runs, rivals):
