@@ -11,6 +11,7 @@ from qtrunk.base.errors import (
     BudgetSpent,
     KeyExhausted,
     KeyNotFound,
+    KeyPending,
     RequestRefused,
     StoreError,
 )
@@ -118,12 +119,14 @@ def test_a_slice_that_is_not_the_peers_is_refused(pair: tuple[KeyStore, KeyStore
 
 @pytest.mark.parametrize("block", [7, 3, 4, -1])
 def test_a_block_that_is_not_available_cannot_be_followed(pair: tuple[KeyStore, KeyStore], block: int) -> None:
+    """Of one that is only not released yet, the error says so: the peer is a moment ahead."""
     _, bob = pair
     bob.hold(qkd_key(3, 100))
     bob.hold(qkd_key(4, 100))
     bob.destroy(LINK, 4, "qber")
-    with pytest.raises(KeyNotFound):
+    with pytest.raises(KeyNotFound) as found:
         bob.follow(LINK, ALICE, (Slice(1, 20, 5), Slice(block, 0, 5)))
+    assert isinstance(found.value, KeyPending) is (block == 3)
     assert bob.ledger(LINK).followed == 0
 
 

@@ -119,3 +119,12 @@ def test_a_node_without_monitors_still_judges_by_counts():
 def test_clicks_soon_after_others_are_counted():
     assert diagnosis.close_clicks(np.array([0, 400, 401, 1000], np.uint64), 100) == 2
     assert diagnosis.close_clicks(np.array([], np.uint64), 100) == 0
+
+
+def test_a_block_without_any_click_says_how_many_belong():
+    seen = block(Channel(LINK, run.seed_of(8, "dark")), 8)
+    clicks = seen.clicks
+    found = diagnosis.diagnose(diagnosis.signs(replace(seen, clicks=0.0), NORM))[0]
+    assert found.kind == "cut"
+    said = int(found.reason.split("0 clicks where ")[1].split()[0])
+    assert said == pytest.approx(clicks, rel=0.05)

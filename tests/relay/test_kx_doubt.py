@@ -8,11 +8,13 @@ import msgspec
 import pytest
 from relay_network import same
 
-from qtrunk.base.errors import KeyNotFound, RequestRefused, StoreError
+from qtrunk.base.errors import KeyNotFound, KeyPending, RequestRefused, StoreError
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.base.wire import encode
 from qtrunk.crypto import its
+from qtrunk.node import kxrunner
 from qtrunk.relay import messages as wire
+from qtrunk.relay.hops import KEY_PENDING
 from qtrunk.relay.kx import REQUEST_TIMEOUT_S, RETRY_TIMEOUT_S, Failed, Supplied
 from qtrunk.stages import Role
 
@@ -262,6 +264,19 @@ def test_an_answer_that_comes_after_the_end_gives_no_key(row):
         receive(row, octets, node=A)
     assert len(row.answers) == 1
     assert row.stores[C].counts()["stored destroyed voided"] == 1
+
+
+def test_a_message_under_a_block_that_is_not_released_here_yet_is_no_alarm(row, monkeypatch):
+    def refuse(*_args):
+        raise KeyPending("block 9 of link a-b: pending at node b, not to be followed")
+
+    octets = sealed_by_a(row)
+    before = row.stores[B].ledger(LINK)
+    monkeypatch.setattr(row.stores[B], "follow", refuse)
+    receive(row, octets)
+    assert [report.alarm for report in row.reports] == [KEY_PENDING]
+    assert KEY_PENDING in kxrunner._LOGGED
+    assert row.stores[B].ledger(LINK) == before
 
 
 def test_a_completion_whose_hops_are_not_those_of_the_route_is_not_believed(row):

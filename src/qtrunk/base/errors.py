@@ -69,6 +69,10 @@ class KeyNotFound(QtrunkError):
     """A key ID is unknown, already delivered, expired or voided at this node."""
 
 
+class KeyPending(KeyNotFound):
+    """A block of link key is not released at this node yet; the neighbour is a moment ahead."""
+
+
 class NotAuthorised(QtrunkError):
     """This SAE may not do what it asked for."""
 

@@ -22,7 +22,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from qtrunk.base.errors import AuthenticationFailed, BudgetSpent, KeyExhausted, KeyNotFound, RequestRefused
+from qtrunk.base.errors import AuthenticationFailed, BudgetSpent, KeyExhausted, KeyNotFound, KeyPending, RequestRefused
 from qtrunk.base.ids import LinkId
 from qtrunk.base.secret import Secret
 from qtrunk.kms.blocks import AUTH, Blocks, block_state
@@ -256,7 +256,8 @@ class Spending(Blocks):
         state = block_state(db, link, piece.block)
         if state in (None, BlockState.PENDING, BlockState.DESTROYED):
             where = "unknown" if state is None else state.value
-            raise KeyNotFound(f"{block_name(link, piece.block)}: {where} at node {self._node}, not to be followed")
+            kind = KeyPending if state is BlockState.PENDING else KeyNotFound
+            raise kind(f"{block_name(link, piece.block)}: {where} at node {self._node}, not to be followed")
         if piece.length < 1 or piece.offset < 0:
             raise AuthenticationFailed(f"{block_name(link, piece.block)}: the peer names no octets at all")
         condition = "AND block = ? AND cursor <= ? AND last >= ?"

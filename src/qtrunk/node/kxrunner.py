@@ -21,6 +21,7 @@ from qtrunk.node.greeting import CALM_S, SLOW_S, Greeter, Measured
 from qtrunk.node.notes import Notes, ServiceNotes
 from qtrunk.node.pace import Pace
 from qtrunk.relay import kx
+from qtrunk.relay.hops import KEY_PENDING
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ OVERTAKING_S = 10.0
 _KX, _ADVERT, _NOTE, _HELLO, _KNOWN = b"\x00", b"\x01", b"\x02", b"\x04", b"\x05"
 RELAY = "relay"
 """Name of the node's relay as the resource of alarms."""
-_LOGGED = ("PoolEmpty", "RelaySilent")
-"""No alarms of their own: what lies behind them has one."""
+_LOGGED = ("PoolEmpty", "RelaySilent", KEY_PENDING)
+"""No alarms of their own: what lies behind them has one, or passes in a moment."""
 
 
 class KxRunner:

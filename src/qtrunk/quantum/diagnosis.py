@@ -262,9 +262,10 @@ def signs(seen: Seen, norm: Norm) -> Signs:
     _power_signs(seen, norm, found)
     was = norm.now
     if seen.clicks is not None and was.clicks is not None:
-        ratio = seen.clicks / seen.pulses / (was.clicks / was.pulses)
-        if ratio < DARKNESS and was.clicks / was.pulses * seen.pulses > 1000:
-            found.add("dark", ratio, f"{seen.clicks:.0f} clicks where {ratio and seen.clicks / ratio:.0f} belong")
+        expected = was.clicks / was.pulses * seen.pulses
+        ratio = seen.clicks / expected
+        if ratio < DARKNESS and expected > 1000:
+            found.add("dark", ratio, f"{seen.clicks:.0f} clicks where {expected:.0f} belong")
             return found
         for reference in (was, norm.oracle):
             assert reference.clicks is not None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, QtrunkError, StoreError, WireError
+from qtrunk.base.errors import AuthenticationFailed, KeyExhausted, KeyPending, QtrunkError, StoreError, WireError
 from qtrunk.base.ids import LinkId, NodeId
 from qtrunk.base.secret import Secret
 from qtrunk.base.wire import encode
@@ -28,6 +28,8 @@ PROTOCOL = "qtrunk kx 3"
 CONTROL_OCTETS = 1024
 """Of each direction of a link, kept for completions, voids and grants."""
 HOP_OVERHEAD_OCTETS = its.WC_KEY_OCTETS + CONTROL_OCTETS
+KEY_PENDING = "RelayKeyPending"
+"""A neighbour's message rests on a block that it has released and this node has not yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,9 @@ def report(link: LinkId, error: QtrunkError) -> Report:
     match error:
         case AuthenticationFailed():
             return Report(link, "RelayAuthenticationFailed", f"link {link}: {error}")
+        case KeyPending():
+            # Whoever sent it tries again.
+            return Report(link, KEY_PENDING, f"link {link}: {error}")
         case StoreError():
             return Report(link, "StorageFull", f"link {link}: {error}")
         case _:
