@@ -230,6 +230,19 @@ def what_is_renewed_is_lost() -> Any:
     return patch.object(disk, "_is_renewed", lambda _lost, _later: False)
 
 
+def window_by_the_time_of_day() -> Any:
+    original = Pools.tick
+
+    def tick(self: Pools) -> None:
+        now = self._clock.unix_s()
+        for segment in list(self._by_key.values()):
+            if segment.closed_unix_s is not None and not 0 <= now - segment.closed_unix_s <= self._retries.window_s:
+                self._finish(segment, SegmentState.SPENT, None)
+        original(self)
+
+    return patch.object(Pools, "tick", tick)
+
+
 @dataclass(frozen=True)
 class Planted:
     name: str
@@ -266,9 +279,10 @@ KEPT = [
     Planted("fetch is waited for", "no more keys are asked for once the disk refused a release", fetch_is_waited_for),
     Planted("settling waits for ever", "for words that settle a block, when they were lost", settling_waits_for_ever),
     Planted("voided twice", "a segment that was voided while the disk was full", voided_twice),
+    Planted("window by the time of day", "a clock that is set back ends a used-up segment", window_by_the_time_of_day),
     Planted("what is renewed is lost", "the simulated disk lost what was written anew", what_is_renewed_is_lost),
 ]
-"""Of each, `tests/sim/test_soak.py` keeps a seed."""
+"""Of those that a seed finds, `tests/sim/test_soak.py` keeps one; the others have tests of their own."""
 
 
 def seed_to_keep(name: str, first: int, most: int, faults_s: float) -> tuple[str, int, str]:
