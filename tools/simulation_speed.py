@@ -1,8 +1,8 @@
 """How fast a shipped topology runs as a simulated network, and what bounds it: `python tools/simulation_speed.py`.
 
 Each link is fed by a simulated vendor box (a block of 4 KiB each second), pools are filled for the file's demands, no
-faults, nobody asks for keys. Prints virtual seconds per second of processor time while all is filled for the first time,
-and at rest, and where the time at rest goes.
+faults (but for `--cuts`), nobody asks for keys. Prints virtual seconds per second of processor time while all is filled
+for the first time, and at rest, and where the time at rest goes.
 """
 
 import argparse
@@ -20,12 +20,15 @@ from qtrunk.sim.network.scenario import vendor_link
 from qtrunk.sim.network.trial import Trial
 from qtrunk.sim.soak import same_order
 
+STILL_S = 120.0
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="speed of a simulated network")
     parser.add_argument("topology", nargs="?", default="two-rings")
     parser.add_argument("--seconds", type=float, default=3600.0, help="virtual, at rest")
     parser.add_argument("--warm", type=float, default=900.0, help="virtual seconds before it is at rest")
+    parser.add_argument("--cuts", type=int, default=0, help="ways that stand still meanwhile, each for two minutes")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", action="store_true", help="times real time alone, as JSON")
     options = parser.parse_args()
@@ -33,6 +36,7 @@ def main() -> None:
     topology = network.load(network.find(options.topology))
     links = tuple(replace(vendor_link(link.alice, link.bob), id=link.id) for link in topology.links)
     trial = Trial(replace(topology, links=links), Dice("speed"), block_s=1.0)
+    dice = Dice("cuts")
     marks: list[tuple[float, float, int]] = []
 
     def mark() -> None:
@@ -44,7 +48,14 @@ def main() -> None:
         mark()
         if options.profile:
             profile.enable()
-        await asyncio.sleep(options.seconds)
+        for _ in range(options.cuts):
+            link = dice.pick(topology.links)
+            await asyncio.sleep(options.seconds / options.cuts - STILL_S)
+            trial.weather.still(link.alice, link.bob)
+            await asyncio.sleep(STILL_S)
+            trial.weather.heal(link.alice, link.bob)
+        if not options.cuts:
+            await asyncio.sleep(options.seconds)
         profile.disable()
         mark()
 
