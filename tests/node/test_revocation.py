@@ -48,6 +48,22 @@ def test_a_revocation_is_seen_at_the_next_look_and_only_the_revoked_are_out(auth
     assert registry.problem is None
 
 
+def test_whoever_wants_to_know_hears_of_other_revocations_and_of_nothing_else(authority, registry):
+    told = []
+    registry.on_change = lambda: told.append(registry.is_revoked(identity(bank)))
+    bank = issued(authority, "bank")
+    authority.revoke(Kind.SAE, "bank", "lost", "test")
+    registry.look()
+    registry.look()
+    assert told == [True], "once it is in force"
+    registry.install(authority.crl())
+    assert told == [True], "the same again"
+    issued(authority, "power")
+    authority.revoke(Kind.SAE, "power", "lost", "test")
+    registry.install(authority.crl())
+    assert told == [True, True]
+
+
 def test_a_node_that_never_saw_a_list_refuses_everybody_and_recovers(authority, tmp_path):
     bank = issued(authority, "bank")
     path = tmp_path / "ca.crl"

@@ -3,11 +3,15 @@
 import asyncio
 
 import pytest
+from cryptography import x509
 
-from qtrunk.base.ids import NodeId, SaeId
+from qtrunk.base.ids import LinkId, NodeId, SaeId
+from qtrunk.base.wire import decode
+from qtrunk.node.advert import Advert, Adverts
 from qtrunk.node.alarmwatch import SILENT
 from qtrunk.node.channel import PATH_S
 from qtrunk.node.greeting import SILENCE_S, SLOW_S
+from qtrunk.relay.prices import LinkLevel
 from qtrunk.sim.network.dice import Dice
 from qtrunk.sim.network.scenario import vendor_link
 from qtrunk.sim.network.trial import Trial
@@ -106,6 +110,57 @@ def test_a_node_that_hangs_is_found_at_rest_within_a_minute_and_a_little(trial):
                 stream.deliver_later = lambda: None
         found_s = await until(lambda: route(trial) == ("n0", "n4", "n3", "n2"), SLOW_S + SILENCE_S + 1.0, trial.loop)
         assert found_s >= SILENCE_S - 1.0
+
+    play(trial, story)
+
+
+def test_a_neighbour_that_is_revoked_is_cut_off_within_seconds(trial):
+    async def story():
+        node = trial.live(NodeId("n0"))
+        registry = node._trust._registry
+        revoked = x509.load_der_x509_certificate(trial.weather.certificates["n1"])
+        # As a list that was just taken: the one CA of a simulation has none.
+        registry._serials = frozenset({revoked.serial_number})
+        registry.on_change()
+        await until(lambda: not node._relay.is_up("n0-n1"), 2.0, trial.loop)
+        await asyncio.sleep(60.0)
+        assert not node._relay.is_up("n0-n1")
+        assert node._relay.is_up("n4-n0")
+
+    play(trial, story)
+
+
+def test_a_link_that_is_switched_off_and_on_is_heard_of_everywhere(trial):
+    async def story():
+        ends = [runner for name in ("n0", "n1") for runner in trial.live(NodeId(name))._links if runner.link == "n0-n1"]
+
+        def said():
+            heard = trial.live(NodeId("n3"))._adverts.level(
+                NodeId("n0"), ends[0].link, trial.sites["n3"].clock.monotonic_s()
+            )
+            return heard.is_enabled
+
+        for is_enabled in (False, True):
+            ends[0].enable(is_enabled=is_enabled)
+            await until(lambda wanted=is_enabled: said() is wanted, 2.0, trial.loop)
+            await until(lambda wanted=is_enabled: ends[1].statistics.is_held is not wanted, 2.0, trial.loop)
+            await asyncio.sleep(HOUR_S)
+
+    play(trial, story)
+
+
+def test_what_a_status_says_follows_what_others_say_of_their_links(trial):
+    async def story():
+        node = trial.live(NodeId("n0"))
+        assert node._ahead.stock(SaeId("left"), SaeId("right")).fill_bps == 0.0
+        await asyncio.sleep(60.0)
+        level = LinkLevel(LinkId("n1-n2"), 1 << 20, 77_000.0, True)
+        other = LinkLevel(LinkId("n0-n1"), 1 << 20, 88_000.0, True)
+        for name, levels in (("n1", [level, other]), ("n0", [other])):
+            words = Adverts(NodeId(name))
+            octets = words.note_own(levels, 1 << 50, 0.0)
+            node._adverts._take(decode(octets, Advert), octets, 0.0)
+        assert node._ahead.stock(SaeId("left"), SaeId("right")).fill_bps == 77_000.0
 
     play(trial, story)
 
