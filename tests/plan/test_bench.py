@@ -81,7 +81,12 @@ def test_a_failed_benchmark_is_told_and_fails_the_command_but_not_the_others(mak
 
 
 def test_nothing_that_fits_is_a_failure(makers):
-    assert CliRunner().invoke(cli, ["bench", "--only", "nothing"]).exit_code == 1
+    makers["good"] = lambda _runs, _rivals: [figure()]
+    said = CliRunner().invoke(cli, ["bench", "--only", "nothing"])
+    assert said.exit_code == 2
+    assert "--only" in said.output
+    assert "'nothing'" in said.output
+    assert "good" in said.output, "what there is"
 
 
 def test_a_rival_that_fails_says_why(tmp_path, monkeypatch):

@@ -2,11 +2,12 @@
 
 import sqlite3
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 from qtrunk.base.ids import LinkId, NodeId, SaeId
 from qtrunk.kms.consume import INITIATED
-from qtrunk.kms.poolstate import free_units
+from qtrunk.kms.poolstate import Segment, free_units
 from qtrunk.kms.seal import associated
 
 _PREFIX = "pool."
@@ -22,6 +23,21 @@ def last_checkpoint(db: sqlite3.Connection) -> tuple[int, int]:
     row = db.execute("SELECT value FROM meta WHERE name = 'consumed'").fetchone()
     file, sequence = (1, 0) if row is None else row[0].split()
     return int(file), int(sequence)
+
+
+def note_checkpoint(db: sqlite3.Connection, changed: Sequence[Segment], file: int, sequence: int) -> None:
+    """The segments that changed, and how far the consume journal need not be read any more."""
+    for segment in changed:
+        used = None if segment.used is None else zlib.compress(bytes(segment.used), 1)
+        db.execute(
+            "UPDATE pool_segments SET cursor = ?, used = ?, delivered = ?, doubtful = ?, lost = ?, "
+            "destroyed = ?, ended_unix_s = ? WHERE pool = ? AND segment = ?",
+            (
+                *(segment.cursor, used, segment.delivered, segment.doubtful, segment.lost, segment.voided),
+                *(segment.closed_unix_s, segment.pool.number, segment.number),
+            ),
+        )
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('consumed', ?)", (f"{file} {sequence}".encode(),))
 
 
 def living(db: sqlite3.Connection) -> list[dict[str, Any]]:

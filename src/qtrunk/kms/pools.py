@@ -18,7 +18,6 @@ Errors: KeyExhausted, NotAuthorised, KeyNotFound, StoreError.
 """
 
 import sqlite3
-import zlib
 from collections import OrderedDict
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -436,22 +435,8 @@ class Pools:
         file = self._retries.first_file(self._consume.file)
 
         changed = [segment for segment in self._by_key.values() if segment.is_changed]
-
-        def work(db: sqlite3.Connection) -> None:
-            for segment in changed:
-                used = None if segment.used is None else zlib.compress(bytes(segment.used), 1)
-                db.execute(
-                    "UPDATE pool_segments SET cursor = ?, used = ?, delivered = ?, doubtful = ?, lost = ?, "
-                    "destroyed = ?, ended_unix_s = ? WHERE pool = ? AND segment = ?",
-                    (
-                        *(segment.cursor, used, segment.delivered, segment.doubtful, segment.lost, segment.voided),
-                        *(segment.closed_unix_s, segment.pool.number, segment.number),
-                    ),
-                )
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('consumed', ?)", (f"{file} {sequence}".encode(),))
-
         if changed or (file, sequence) != self._recorded:
-            self._journal.run(work)
+            self._journal.run(lambda db: records.note_checkpoint(db, changed, file, sequence))
         for segment in changed:
             segment.is_changed = False
         self._recorded = file, sequence

@@ -6,7 +6,7 @@ Places and amounts are in units of `kms.keyid` where nothing else is said.
 import zlib
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,7 @@ import msgspec
 
 from qtrunk.base.ids import SaeId
 from qtrunk.base.ports import Quality
-from qtrunk.kms.consume import INITIATED
+from qtrunk.kms.consume import COLLECTED, INITIATED
 from qtrunk.kms.key import KeyState, SegmentState
 from qtrunk.kms.keyid import UNIT_OCTETS, KeyIds, units_of
 from qtrunk.kms.segment import SegmentReader
@@ -218,3 +218,12 @@ def ledgers(
                 voided = segment.voided * UNIT_OCTETS
                 ledger.destroyed["voided"] = ledger.destroyed.get("voided", 0) + voided
     return found
+
+
+def ledgers_as_json(found: dict[tuple[int, SaeId, SaeId], PoolLedger]) -> list[dict[str, object]]:
+    """Ledgers for a node's status."""
+    sides = {INITIATED: "initiator", COLLECTED: "target"}
+    return [
+        {"side": sides[side], "initiator": initiator, "target": target, **asdict(ledger)}
+        for (side, initiator, target), ledger in sorted(found.items())
+    ]

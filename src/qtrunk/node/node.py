@@ -21,7 +21,7 @@ from qtrunk.config.change import change
 from qtrunk.crypto.hybrid import HybridEnd
 from qtrunk.distil.authentication import AUTH_OCTETS, Signatures
 from qtrunk.kms.applications import Applications
-from qtrunk.kms.consume import COLLECTED, INITIATED
+from qtrunk.kms.poolstate import ledgers_as_json
 from qtrunk.kms.store import KeyStore
 from qtrunk.kms.totals import TotalsFile
 from qtrunk.node import hardening
@@ -75,7 +75,6 @@ EXPIRE_PERIOD_S = 5.0
 POOL_TICK_S = 1.0
 EXPIRE_REST_S, POOL_REST_S, LASTING_S = 60.0, 10.0, 10.0
 """Periods of a store in which nothing has changed for LASTING_S."""
-SIDES = {INITIATED: "initiator", COLLECTED: "target"}
 
 
 class Node:
@@ -582,20 +581,11 @@ class Node:
             "uptime_s": self._clock.unix_s() - self._started_unix_s,
             "links": [runner.statistics.as_json() | self._flooding.state_of(runner.link) for runner in self._links],
             "routes": self.routes.as_json(self._clock.unix_s()),
-            "routes_in_use": [
-                {
-                    "nodes": list(nodes),
-                    "avoid": sorted(rules.avoid),
-                    "hops_max": rules.hops_max,
-                    "cost": round(self._routing.cost(nodes), 3),
-                    "is_sound": self._routing.is_sound(nodes),
-                }
-                for rules, nodes in self._routing.in_use()
-            ],
+            "routes_in_use": self._routing.as_json(),
             "maintenance": self.maintenance.as_json(),
             "clock": self._clocks.as_json(),
             "keys": self._store.counts(),
-            "pools": self._pools_as_json(),
+            "pools": ledgers_as_json(self._store.pools.ledgers()),
             "tenants": self._supply.as_json(),
             "interworking": None if self._interworking is None else self._interworking.as_json(),
             "memory": hardening.state(),
@@ -616,12 +606,6 @@ class Node:
     def receipt(self, key_id: KeyId) -> dict[str, object] | None:
         """What is known here of a key; None: nothing."""
         return self._store.receipt(key_id) or self._store.pools.receipt(key_id)
-
-    def _pools_as_json(self) -> list[dict[str, object]]:
-        return [
-            {"side": SIDES[side], "initiator": initiator, "target": target, **asdict(ledger)}
-            for (side, initiator, target), ledger in sorted(self._store.pools.ledgers().items())
-        ]
 
     def exposure(self) -> dict[str, object]:
         """What this node has of end-to-end key, by how it came."""

@@ -273,6 +273,19 @@ class Routing:
         """The routes that were asked for and are kept."""
         return [(rules, nodes) for (rules, _), nodes in self._chosen.items()]
 
+    def as_json(self) -> list[dict[str, object]]:
+        """The routes in use, for status."""
+        return [
+            {
+                "nodes": list(nodes),
+                "avoid": sorted(rules.avoid),
+                "hops_max": rules.hops_max,
+                "cost": round(self.cost(nodes), 3),
+                "is_sound": self.is_sound(nodes),
+            }
+            for rules, nodes in self.in_use()
+        ]
+
     def _worst(self, nodes: Iterable[NodeId]) -> float:
         flaws, row = self._against(), [self._graph.index[node] for node in nodes]
         return max((float(flaws[self._graph.arc(a, b)]) for a, b in pairwise(row)), default=0.0)
