@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+from contextlib import asynccontextmanager
 
 import pytest
 from enrol_kit import Clock
@@ -35,34 +36,42 @@ def context(directory, name, *, server):
     return node_context(own / "cert.pem", own / "key.pem", directory / "ca" / "ca.pem", server=server)
 
 
+@asynccontextmanager
+async def listening(directory, is_revoked):
+    """Node b waits for a: where, and the connections that it takes."""
+    server = InterNodeServer("b", context(directory, "b", server=True), is_revoked)
+    accepted = asyncio.Queue()
+    server.expect("a-b", "kx", "a", accepted.put_nowait)
+    await server.start(Address("127.0.0.1", 0))
+    try:
+        yield Address("127.0.0.1", server._server.sockets[0].getsockname()[1]), accepted
+    finally:
+        server.close()
+
+
 def test_a_revoked_neighbour_is_cut_off_and_does_not_come_back(authority, tmp_path):
     async def play():
         registry = Registry(tmp_path / "ca" / "ca.crl", tmp_path / "ca" / "ca.pem", Clock())
-        server = InterNodeServer("b", context(tmp_path, "b", server=True), registry.is_revoked)
-        accepted = asyncio.Queue()
-        server.expect("a-b", "kx", "a", accepted.put_nowait)
-        await server.start(Address("127.0.0.1", 0))
-        here = Address("127.0.0.1", server._server.sockets[0].getsockname()[1])
-        own = context(tmp_path, "a", server=False)
+        async with listening(tmp_path, registry.is_revoked) as (here, accepted):
+            own = context(tmp_path, "a", server=False)
 
-        async def connect():
-            names = {"node": "a", "peer": "b", "link": "a-b", "service": "kx"}
-            return await dial(here, own, **names, is_revoked=registry.is_revoked)
+            async def connect():
+                names = {"node": "a", "peer": "b", "link": "a-b", "service": "kx"}
+                return await dial(here, own, **names, is_revoked=registry.is_revoked)
 
-        alice = await connect()
-        bob = await accepted.get()
-        alice.send(b"before")
-        assert await bob.receive() == b"before"
-        authority.revoke(Kind.NODE, "a", "stolen", "test")
-        registry.look()
-        alice.send(b"after")
-        with pytest.raises(ConnectionError, match="revoked"):
-            await bob.receive()
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await connect()
-        assert accepted.empty()
-        alice.close()
-        server.close()
+            alice = await connect()
+            bob = await accepted.get()
+            alice.send(b"before")
+            assert await bob.receive() == b"before"
+            authority.revoke(Kind.NODE, "a", "stolen", "test")
+            registry.look()
+            alice.send(b"after")
+            with pytest.raises(ConnectionError, match="revoked"):
+                await bob.receive()
+            with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+                await connect()
+            assert accepted.empty()
+            alice.close()
 
     asyncio.run(play())
 
@@ -87,27 +96,22 @@ def test_a_connection_that_is_gone_before_it_is_watched_harms_nobody(authority, 
 
     async def play():
         nobody = Registry(None, tmp_path / "ca" / "ca.pem", Clock())
-        server = InterNodeServer("b", context(tmp_path, "b", server=True), nobody.is_revoked)
-        accepted = asyncio.Queue()
-        server.expect("a-b", "kx", "a", accepted.put_nowait)
-        await server.start(Address("127.0.0.1", 0))
-        here = ("127.0.0.1", server._server.sockets[0].getsockname()[1])
         own = context(tmp_path, "a", server=False)
-        for _ in range(5):
-            _, writer = await asyncio.open_connection(*here, ssl=own)
-            hello = Hello(version=HELLO_VERSION, node="a", link="a-b", service="kx")
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.write(frame(encode(hello)))
-            writer.transport.abort()
-            async with asyncio.timeout(10.0):
-                channel = await accepted.get()
-            for _ in range(3):
-                channel.watch()
-                await asyncio.sleep(0.0)
-            with pytest.raises((OSError, asyncio.IncompleteReadError)):
-                await channel.receive()
-        server.close()
+        async with listening(tmp_path, nobody.is_revoked) as (here, accepted):
+            for _ in range(5):
+                _, writer = await asyncio.open_connection(here.host, here.port, ssl=own)
+                hello = Hello(version=HELLO_VERSION, node="a", link="a-b", service="kx")
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                writer.write(frame(encode(hello)))
+                writer.transport.abort()
+                async with asyncio.timeout(10.0):
+                    channel = await accepted.get()
+                for _ in range(3):
+                    channel.watch()
+                    await asyncio.sleep(0.0)
+                with pytest.raises((OSError, asyncio.IncompleteReadError)):
+                    await channel.receive()
 
     asyncio.run(play())
 
@@ -115,26 +119,21 @@ def test_a_connection_that_is_gone_before_it_is_watched_harms_nobody(authority, 
 def test_the_operating_system_watches_the_path_of_a_connection(authority, tmp_path):
     async def play():
         nobody = Registry(None, tmp_path / "ca" / "ca.pem", Clock())
-        server = InterNodeServer("b", context(tmp_path, "b", server=True), nobody.is_revoked)
-        accepted = asyncio.Queue()
-        server.expect("a-b", "kx", "a", accepted.put_nowait)
-        await server.start(Address("127.0.0.1", 0))
-        here = Address("127.0.0.1", server._server.sockets[0].getsockname()[1])
         names = {"node": "a", "peer": "b", "link": "a-b", "service": "kx", "is_revoked": nobody.is_revoked}
-        alice = await dial(here, context(tmp_path, "a", server=False), **names)
-        bob = await accepted.get()
-        for channel in (alice, bob):
-            sock = channel._writer.get_extra_info("socket")
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
-            channel.watch()
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
-            idle_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
-            between_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
-            assert idle_s + between_s < PATH_S, "more than one probe may be lost"
-            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * PATH_S
-        alice.send(b"still")
-        assert await bob.receive() == b"still"
-        alice.close()
-        server.close()
+        async with listening(tmp_path, nobody.is_revoked) as (here, accepted):
+            alice = await dial(here, context(tmp_path, "a", server=False), **names)
+            bob = await accepted.get()
+            for channel in (alice, bob):
+                sock = channel._writer.get_extra_info("socket")
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0
+                channel.watch()
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                idle_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE)
+                between_s = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL)
+                assert idle_s + between_s < PATH_S, "more than one probe may be lost"
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1000 * PATH_S
+            alice.send(b"still")
+            assert await bob.receive() == b"still"
+            alice.close()
 
     asyncio.run(play())

@@ -92,12 +92,11 @@ class Greeter:
     def due(self, *, is_quick: bool) -> list[LinkId]:
         """Whom to ask now: where anybody is due, all who would soon be."""
         now_s = self._clock.monotonic_s()
-        spans = {
-            link: (now_s - one.said_s) / _period_s(one, is_quick=is_quick) for link, one in self._neighbours.items()
-        }
-        return (
-            [link for link, span in spans.items() if span >= JOINT] if max(spans.values(), default=0.0) >= 1.0 else []
-        )
+        known = self._neighbours.items()
+        spans = {link: (now_s - one.said_s) / _period_s(one, is_quick=is_quick) for link, one in known}
+        if max(spans.values(), default=0.0) < 1.0:
+            return []
+        return [link for link, span in spans.items() if span >= JOINT]
 
     def silent(self, *, is_quick: bool) -> list[LinkId]:
         """Who is gone."""

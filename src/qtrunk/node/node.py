@@ -90,7 +90,7 @@ class Node:
         self._clock = world.clock
         self._pace = Pace(world.clock)
         self._pace.is_uneasy = alarms.has_active
-        # Who was revoked is told apart with the next word that comes.
+        # A certificate is looked at with each word that comes: neighbours are asked for one.
         trust.when_revoked(self._pace.stir)
         self._random = world.random
         self._alarms = alarms
